@@ -1,0 +1,72 @@
+package config
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/invopop/jsonschema"
+)
+
+// Duration is a time.Duration written as Go writes it: "90s", "5m".
+type Duration time.Duration
+
+// MarshalText writes the duration as "5m0s".
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText reads "5m".
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	*d = Duration(v)
+	return err
+}
+
+// UnmarshalJSON splits the object into its type and the real debugger's own keys.
+func (d *Debugger) UnmarshalJSON(data []byte) error {
+	keys := map[string]json.RawMessage{}
+	if err := json.Unmarshal(data, &keys); err != nil {
+		return err
+	}
+	typ := ""
+	if raw, ok := keys["type"]; ok {
+		if err := json.Unmarshal(raw, &typ); err != nil {
+			return err
+		}
+		delete(keys, "type")
+	}
+	d.Type, d.Keys = typ, keys
+	return nil
+}
+
+// MarshalJSON writes the object as the user would.
+func (d Debugger) MarshalJSON() ([]byte, error) {
+	all := make(map[string]json.RawMessage, len(d.Keys)+1)
+	for k, v := range d.Keys {
+		all[k] = v
+	}
+	if d.Type != "" {
+		typ, err := json.Marshal(d.Type)
+		if err != nil {
+			return nil, err
+		}
+		all["type"] = typ
+	}
+	return json.Marshal(all)
+}
+
+// IsZero says that no debugger was written.
+func (d Debugger) IsZero() bool { return d.Type == "" && len(d.Keys) == 0 }
+
+// JSONSchema describes the object: its type is ours, every other key is the real debugger's.
+func (Debugger) JSONSchema() *jsonschema.Schema {
+	props := jsonschema.NewProperties()
+	props.Set("type", &jsonschema.Schema{
+		Type: "string", Enum: []any{"go"},
+		Description: "go: Delve. Every other key of this object is the debugger's own (mode, program, args, env, buildFlags, cwd …).",
+	})
+	return &jsonschema.Schema{Type: "object", Properties: props, Required: []string{"type"}}
+}
+
+// JSONSchema describes a port.
+func (Port) JSONSchema() *jsonschema.Schema {
+	return &jsonschema.Schema{Type: "integer", Minimum: "1", Maximum: "65535"}
+}
