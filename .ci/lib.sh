@@ -1,0 +1,31 @@
+# Sourced by the scripts beside it.
+# shellcheck shell=bash
+
+# Where the pieces of a build wait until they are seen to differ from the last ones.
+work=.tools/build
+
+# Directories with Go in them. A top-level name that does not exist yet is left out.
+go_dirs=()
+for dir in adapter agent pkg; do
+	[[ ! -d $dir ]] || go_dirs+=("$dir")
+done
+
+# step NAME COMMAND...: runs it, says how long it took, and ends the script with the step's name if it fails.
+# The command runs in a shell of its own, so that `set -e` holds in it (in a function called by `if` it does not).
+step() {
+	local name=$1 start=$SECONDS status=0
+	shift
+	printf '== %s\n' "$name"
+	set +e
+	(
+		set -e
+		"$@"
+	)
+	status=$?
+	set -e
+	if ((status != 0)); then
+		printf '== %s FAILED after %d s\n' "$name" $((SECONDS - start)) >&2
+		exit 1
+	fi
+	printf '== %s: %d s\n' "$name" $((SECONDS - start))
+}

@@ -1,0 +1,45 @@
+# Called by ./just, which brings what each recipe needs; the work is in .ci/, in plain shell.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+export PATH := justfile_directory() + "/.tools/bin:" + env_var("PATH")
+
+# list the recipes
+[private]
+default:
+    @just --justfile "{{ justfile() }}" --list --unsorted
+
+# make bin/stepin, one self-contained file, for this machine (or `build arm64`, `build amd64`: bin/stepin-ARCH)
+build arch="":
+    @.ci/build {{ arch }}
+
+# lint, build and every test under the race detector; prints each step's seconds
+test:
+    @.ci/test
+
+# build and the short tests, without the race detector
+test-quick:
+    @.ci/test quick
+
+# gofmt, go vet, staticcheck, shellcheck, and the C in cppcheck and gcc's analyzer
+lint:
+    @.ci/lint
+
+# a pod made of namespaces, a breakpoint in its place: the whole thing on this machine
+demo: build
+    @bin/stepin demo
+
+# format the Go files
+fmt:
+    @find {{ go_dirs }} -name '*.go' -not -path '*/testdata/*' -exec gofmt -l -w {} +
+
+# fuzz one target (`fuzz FuzzHeader 5m`), or each in turn
+fuzz target="" time="20s":
+    @.ci/fuzz '{{ target }}' '{{ time }}'
+
+# remove what build made; .tools/ and Go's caches stay
+clean:
+    rm -rf bin .tools/build
+    find pkg/embedded/files -type f -not -name README -delete
+
+go_dirs := "adapter agent pkg"
