@@ -310,12 +310,11 @@ func (c *Conn) beat() {
 			return
 		case <-tick.C:
 		}
-		if now := time.Now(); now.Sub(last) > 2*c.cfg.Heartbeat {
+		now := time.Now()
+		if now.Sub(last) > 2*c.cfg.Heartbeat {
 			c.heard.Store(Misses)
-			last = now
-		} else {
-			last = now
 		}
+		last = now
 		if c.heard.Add(-1) < 0 {
 			c.fail(fmt.Errorf("%w (no sign of life for %v)", ErrLost, Misses*c.cfg.Heartbeat))
 			return
@@ -373,10 +372,10 @@ func (c *Conn) Open(ctx context.Context, kind wire.Kind, body, reply any) (*Stre
 		s.Close()
 		var refusal *wire.Refusal
 		switch {
-		case errors.As(err, &refusal):
-			return nil, err
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
+		case errors.As(err, &refusal):
+			return nil, err
 		case cause != nil:
 			return nil, fmt.Errorf("mux: opening a stream of kind %d: %w", kind, cause)
 		}
@@ -457,11 +456,11 @@ func (c *Conn) Accept() (*Request, error) {
 }
 
 // accept must never wait for anything but yamux: the acknowledgement that lets the peer open more comes from here.
+// That the session has ended it leaves to readControl to say, which may still find a Bye.
 func (c *Conn) accept() {
 	for {
 		ys, err := c.session.AcceptStream()
 		if err != nil {
-			c.fail(fmt.Errorf("%w (%v)", ErrLost, err))
 			return
 		}
 		s, err := c.adopt(ys)

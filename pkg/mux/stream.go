@@ -24,6 +24,7 @@ type Stream struct {
 	owed   int // bytes that Read returned last and the peer has not been told of
 	closed atomic.Bool
 	sent   atomic.Bool // CloseWrite was called
+	reset  atomic.Bool // Reset was called
 }
 
 // ID is the stream's number, the same on both sides.
@@ -50,7 +51,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 	if err != nil && err != io.EOF {
 		return n, fmt.Errorf("%w (%v)", ErrLost, err)
 	}
-	if err == io.EOF && s.c.Err() != nil { // yamux ends its streams cleanly when the connection broke
+	if err == io.EOF && s.c.session.IsClosed() { // yamux ends its streams cleanly when the connection broke
 		return n, ErrLost
 	}
 	return n, err
@@ -123,7 +124,10 @@ func (s *Stream) Close() error {
 	if s.closed.Swap(true) {
 		return nil
 	}
-	err := s.CloseWrite()
+	var err error
+	if !s.reset.Load() {
+		err = s.CloseWrite()
+	}
 	s.stop(errClosed)
 	// A reader of ours that waits must not wait for ever, and what lies unread must not count for ever.
 	_ = s.ys.SetReadDeadline(time.Unix(1, 0))
@@ -140,11 +144,14 @@ var errClosed = errors.New("mux: stream closed")
 
 // drainTimeout bounds how long a stream closed here is read on for the peer's end: yamux keeps a stream until both
 // sides have closed.
-const drainTimeout = 30 * time.Second
+const drainTimeout = 10 * time.Second
 
+// drain ends the stream for yamux, too. After a reset our end of file waits for the peer's: the reset goes by the
+// control stream, and must not be overtaken by a clean end.
 func (s *Stream) drain() {
 	_ = s.ys.SetReadDeadline(time.Now().Add(drainTimeout))
 	_, _ = io.Copy(io.Discard, s.ys)
+	_ = s.CloseWrite()
 }
 
 // Reset ends the stream the hard way: the peer's next Read or Write returns errno.
@@ -152,6 +159,7 @@ func (s *Stream) Reset(errno syscall.Errno) {
 	if s.closed.Load() {
 		return
 	}
+	s.reset.Store(true)
 	_ = s.c.Send(wire.KindReset, wire.Reset{Stream: s.ID(), Errno: uint16(errno)})
 	s.cancel(errno)
 }
