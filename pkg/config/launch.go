@@ -24,6 +24,9 @@ type Launch struct {
 	HostPrograms []string `json:"hostPrograms,omitempty" jsonschema_description:"Programs that keep this machine's network and names although the program starts them: file names or absolute paths. Debuggers, compilers and package managers are known already."`
 	OnLost       string   `json:"onLost,omitempty" jsonschema:"enum=fail,enum=host,default=fail" jsonschema_description:"What new connections and look-ups do when the pod cannot be reached any more: fail, or go from this machine."`
 	Agent        Agent    `json:"agent,omitzero" jsonschema_description:"Our process on the pod's side."`
+
+	// Editor holds the keys of launch.json's arguments that are not ours, untouched: noDebug, console, __restart …
+	Editor map[string]json.RawMessage `json:"-"`
 }
 
 // Debugger names the real debugger. Keys holds every other key of the object untouched, null values included: they
@@ -66,7 +69,7 @@ type Env struct {
 
 // Files says which files the program sees from the pod. Every path is absolute and clean.
 type Files struct {
-	Mode     string            `json:"mode,omitempty" jsonschema:"enum=volumes,enum=off,default=volumes" jsonschema_description:"volumes: what is mounted into the pod, its resolv.conf, hosts, hostname and TLS trust store, and every top-level directory that this machine does not have. off: only what the rules name."`
+	Mode     string            `json:"mode,omitempty" jsonschema:"enum=volumes,enum=off,default=volumes" jsonschema_description:"volumes: what is mounted into the pod, its resolv.conf, hosts, hostname and TLS trust store, and every top-level directory that this machine does not have. off: only what the rules name. resolv.conf and hosts follow dns, hostname follows hostname."`
 	Pod      []string          `json:"pod,omitempty" jsonschema_description:"Paths that come from the pod."`
 	ReadOnly []string          `json:"readOnly,omitempty" jsonschema_description:"Paths that come from the pod and are read-only in every mode."`
 	Host     []string          `json:"host,omitempty" jsonschema_description:"Paths that stay on this machine."`

@@ -59,11 +59,15 @@ func (d Debugger) IsZero() bool { return d.Type == "" && len(d.Keys) == 0 }
 // JSONSchema describes the object: its type is ours, every other key is the real debugger's.
 func (Debugger) JSONSchema() *jsonschema.Schema {
 	props := jsonschema.NewProperties()
+	var enum []any
+	for _, t := range debuggerTypes {
+		enum = append(enum, t)
+	}
 	props.Set("type", &jsonschema.Schema{
-		Type: "string", Enum: []any{"go"},
+		Type: "string", Enum: enum,
 		Description: "go: Delve. Every other key of this object is the debugger's own (mode, program, args, env, buildFlags, cwd …).",
 	})
-	return &jsonschema.Schema{Type: "object", Properties: props, Required: []string{"type"}}
+	return &jsonschema.Schema{Type: "object", Properties: props}
 }
 
 // JSONSchema describes a port.

@@ -1,0 +1,78 @@
+package config
+
+// What the design has and this version does not: refused in words, so that nobody takes silence for success. When
+// one of these is built, its row goes and its key or value joins launch.go.
+
+const (
+	onlyLocal = `only local/PID exists yet, a process on this machine: "target": "local/4711"`
+	onlyTheir = "leave the key out; only local/PID exists yet, and its agent is a process on this machine"
+)
+
+// laterKeys are keys that do not exist yet, with what to do meanwhile.
+var laterKeys = map[string]string{
+	"namespace":              onlyLocal,
+	"context":                onlyLocal,
+	"kubeconfig":             onlyLocal,
+	"incoming.filter":        "leave the key out: all requests to the port reach the program",
+	"outgoing.unix":          "leave the key out: unix sockets are this machine's",
+	"agent.image":            onlyTheir,
+	"agent.namespace":        onlyTheir,
+	"agent.labels":           onlyTheir,
+	"agent.annotations":      onlyTheir,
+	"agent.tolerations":      onlyTheir,
+	"agent.resources":        onlyTheir,
+	"agent.serviceAccount":   onlyTheir,
+	"agent.imagePullSecrets": onlyTheir,
+}
+
+// laterValues are values that do not exist yet, by path and value, with what to do meanwhile.
+var laterValues = map[string]map[string]string{
+	"request": {
+		"attach": `write "request": "launch"`,
+	},
+	"debugger.type": {
+		"python": `only "go" exists yet`,
+		"node":   `only "go" exists yet`,
+		"lldb":   `only "go" exists yet`,
+		"none":   `use stepin exec to run a program without a debugger`,
+	},
+	"incoming.mode": {
+		"mirror": `write "steal": the program answers in the pod's place; or "off"`,
+	},
+	"incoming.whilePaused": {
+		"pod": `write "hold": requests wait until the program runs again`,
+	},
+	"files.mode": {
+		"read":  `write "volumes" and name further paths in files.pod`,
+		"write": `write "volumes"; the pod's files are read-only`,
+	},
+	"frontEnd": {
+		"preload": `write "auto" or "namespaces"`,
+	},
+	"agent.mode": {
+		"pod":       `write "auto"`,
+		"ephemeral": `write "auto"`,
+	},
+}
+
+// laterTargets are the kinds of targets that do not exist yet, kubectl's short names included.
+var laterTargets = []string{
+	"pod", "po", "deployment", "deploy", "statefulset", "sts", "daemonset", "ds", "replicaset", "rs", "job",
+	"cronjob", "cj", "service", "svc", "rollout", "label", "none",
+}
+
+// editorKeys are what editors put beside our keys in launch.json's arguments. They are theirs and are not checked.
+// Source: VS Code's launch.json reference and the DAP specification (LaunchRequestArguments); keys that begin with
+// two underscores are the client's by the same specification.
+var editorKeys = map[string]bool{
+	"name": true, "type": true, "preLaunchTask": true, "postDebugTask": true, "internalConsoleOptions": true,
+	"presentation": true, "serverReadyAction": true, "suppressMultipleSessionWarning": true, "debugServer": true,
+	"noDebug": true, "console": true,
+}
+
+// debuggerKeys are keys that people write at the top because their former launch.json had them there.
+var debuggerKeys = []string{
+	"program", "args", "cwd", "mode", "buildFlags", "envFile", "output", "stopOnEntry", "showLog", "logOutput",
+	"dlvToolPath", "dlvFlags", "substitutePath", "trace", "backend", "host", "port", "processId",
+	"hideSystemGoroutines", "showGlobalVariables", "showRegisters", "stackTraceDepth", "dlvCwd", "followFork",
+}

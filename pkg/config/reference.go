@@ -1,0 +1,83 @@
+package config
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+
+	"github.com/invopop/jsonschema"
+)
+
+const referenceHead = `# Configuration
+
+stepin reads the same keys from two places: the arguments of a launch configuration (` + "`launch.json`" + `) and
+` + "`stepin.yaml`" + `, which is looked for beside the program and then in each directory above it. Where both have a key,
+` + "`launch.json`" + ` wins; objects are merged key by key, lists are replaced. A key that does not exist is an error.
+
+` + "`stepin.yaml`" + ` must belong to you, to root, or to the owner of the program's own directory, because it can name
+programs to run.
+
+` + "```jsonc" + `
+{
+  "type": "stepin", "request": "launch", "name": "orders, in the pod's place",
+  "target": "local/4711",
+  "debugger": { "type": "go", "program": "${workspaceFolder}/cmd/orders" },
+  "incoming": { "mode": "steal", "ports": [8080] }
+}
+` + "```" + `
+
+This page is made from the program itself: ` + "`go test ./pkg/config -run TestReference -update`" + `.
+`
+
+// Reference returns docs/configuration.md, made from the schema.
+func Reference() []byte {
+	var b bytes.Buffer
+	b.WriteString(referenceHead)
+	s := schema()
+	fmt.Fprint(&b, "\n## Keys\n\n")
+	table(&b, s, "")
+	for pair := s.Properties.Oldest(); pair != nil; pair = pair.Next() {
+		if pair.Value.Properties == nil || pair.Value.Properties.Len() == 0 {
+			continue
+		}
+		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n", pair.Key, pair.Value.Description)
+		table(&b, pair.Value, pair.Key+".")
+	}
+	b.WriteString("\n## Which rule wins\n\n" +
+		"In `outgoing`: a name before an address, an address before `*.suffix` (the longer suffix first), that before a\n" +
+		"CIDR (the longer prefix first), that before `*`; among equals one with a port, then one with a protocol.\n" +
+		"`*` says nothing about loopback, which `outgoing.loopback` decides. In `files`: the longest path.\n" +
+		"In `env`: `include` before `exclude`, then `file`, `override`, `unset`, and the debugger's own `env` last.\n")
+	return b.Bytes()
+}
+
+func table(b *bytes.Buffer, s *jsonschema.Schema, prefix string) {
+	fmt.Fprint(b, "| key | type | default | meaning |\n|---|---|---|---|\n")
+	for pair := s.Properties.Oldest(); pair != nil; pair = pair.Next() {
+		p := pair.Value
+		fallback := ""
+		if p.Default != nil {
+			fallback = fmt.Sprintf("`%v`", p.Default)
+		}
+		fmt.Fprintf(b, "| `%s%s` | %s | %s | %s |\n", prefix, pair.Key, typeWords(p), fallback, strings.ReplaceAll(p.Description, "*", `\*`))
+	}
+}
+
+func typeWords(s *jsonschema.Schema) string {
+	switch {
+	case len(s.Enum) > 0:
+		words := make([]string, len(s.Enum))
+		for i, v := range s.Enum {
+			words[i] = fmt.Sprintf("`%v`", v)
+		}
+		return strings.Join(words, ", ")
+	case s.Type == "integer":
+		return "port"
+	case s.Type == "array":
+		return "list of " + typeWords(s.Items) + "s"
+	case s.Type == "object" && s.AdditionalProperties != nil && s.AdditionalProperties.Type != "":
+		return "object of " + typeWords(s.AdditionalProperties) + "s"
+	default:
+		return s.Type
+	}
+}

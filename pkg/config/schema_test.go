@@ -1,0 +1,123 @@
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write docs/configuration.md anew")
+
+const referencePage = "../../docs/configuration.md"
+
+func TestReference(t *testing.T) {
+	want := Reference()
+	if *update {
+		if err := os.WriteFile(referencePage, want, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	have, err := os.ReadFile(referencePage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(have, want) {
+		t.Errorf("docs/configuration.md is out of date: go test ./pkg/config -run TestReference -update")
+	}
+}
+
+// walk calls f for each field below Launch that is a key.
+func walk(t reflect.Type, path string, f func(path string, field reflect.StructField)) {
+	keys, byKey := keysOf(t)
+	for _, k := range keys {
+		field := byKey[k]
+		f(join(path, k), field)
+		if field.Type.Kind() == reflect.Struct && field.Type != reflect.TypeFor[Debugger]() {
+			walk(field.Type, join(path, k), f)
+		}
+	}
+}
+
+func TestSchemaHoldsEveryKey(t *testing.T) {
+	raw, err := Schema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s map[string]any
+	if err := json.Unmarshal(raw, &s); err != nil {
+		t.Fatal(err)
+	}
+	if s["additionalProperties"] != false {
+		t.Error("the schema lets unknown keys pass")
+	}
+	walk(launchType, "", func(path string, field reflect.StructField) {
+		at := s
+		for _, k := range strings.Split(path, ".") {
+			props, _ := at["properties"].(map[string]any)
+			at, _ = props[k].(map[string]any)
+		}
+		if d, _ := at["description"].(string); d == "" {
+			t.Errorf("%s has no description in the schema", path)
+		}
+		if want := enumOf(field); want != nil && fmt.Sprint(at["enum"]) != fmt.Sprint(want) {
+			t.Errorf("%s: schema allows %v, the reader %v", path, at["enum"], want)
+		}
+	})
+	if strings.Contains(string(raw), "mirror") || strings.Contains(string(raw), "kubeconfig") {
+		t.Error("the schema names what does not exist yet")
+	}
+}
+
+// TestDefaults holds the tags, which people read, against Default, which counts.
+func TestDefaults(t *testing.T) {
+	raw, err := json.Marshal(Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var have map[string]any
+	if err := json.Unmarshal(raw, &have); err != nil {
+		t.Fatal(err)
+	}
+	walk(launchType, "", func(path string, field reflect.StructField) {
+		_, want, ok := strings.Cut(field.Tag.Get("jsonschema"), "default=")
+		want, _, _ = strings.Cut(want, ",")
+		if !ok || path == "agent.ttl" { // omitted when zero, and zero is the default
+			return
+		}
+		at := any(have)
+		for _, k := range strings.Split(path, ".") {
+			m, _ := at.(map[string]any)
+			at = m[k]
+		}
+		if fmt.Sprint(at) != want {
+			t.Errorf("%s: the tag says %q, Default %v", path, want, at)
+		}
+	})
+}
+
+func TestLaterIsNotYet(t *testing.T) {
+	now := map[string][]string{"debugger.type": debuggerTypes, "request": {"launch"}}
+	walk(launchType, "", func(path string, field reflect.StructField) {
+		if laterKeys[path] != "" {
+			t.Errorf("%s is a key and is also said not to exist yet", path)
+		}
+		if _, ok := now[path]; !ok {
+			now[path] = enumOf(field)
+		}
+	})
+	for path, values := range laterValues {
+		if now[path] == nil {
+			t.Errorf("later.go speaks of %s, which is no key with an enum", path)
+		}
+		for _, v := range now[path] {
+			if values[v] != "" {
+				t.Errorf("%s: %q exists and is also said not to exist yet", path, v)
+			}
+		}
+	}
+}
