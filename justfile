@@ -10,22 +10,27 @@ default:
     @just --justfile "{{ justfile() }}" --list --unsorted
 
 # make bin/stepin, one self-contained file, for this machine (or `build arm64`, `build amd64`: bin/stepin-ARCH)
+[no-exit-message]
 build arch="":
     @.ci/build {{ arch }}
 
 # lint, build and every test under the race detector; prints each step's seconds
+[no-exit-message]
 test:
     @.ci/test
 
 # build and the short tests, without the race detector
+[no-exit-message]
 test-quick:
     @.ci/test quick
 
 # gofmt, go vet, staticcheck, shellcheck, and the C in cppcheck and gcc's analyzer
+[no-exit-message]
 lint:
     @.ci/lint
 
 # a pod made of namespaces, a breakpoint in its place: the whole thing on this machine
+[no-exit-message]
 demo: build
     @bin/stepin demo
 
@@ -34,6 +39,7 @@ fmt:
     @find {{ go_dirs }} -name '*.go' -not -path '*/testdata/*' -exec gofmt -l -w {} +
 
 # fuzz one target (`fuzz FuzzHeader 5m`), or each in turn
+[no-exit-message]
 fuzz target="" time="20s":
     @.ci/fuzz '{{ target }}' '{{ time }}'
 

@@ -2,6 +2,7 @@
 # shellcheck shell=bash
 
 # Where the pieces of a build wait until they are seen to differ from the last ones.
+# shellcheck disable=SC2034 # used where this is sourced
 work=.tools/build
 
 # Directories with Go in them. A top-level name that does not exist yet is left out.

@@ -109,6 +109,9 @@ func recipes(t *testing.T) map[string]string {
 	head := regexp.MustCompile(`^([a-z][a-z0-9-]*)( [^:]*)?:([^=]|$)`)
 	above := ""
 	for _, line := range strings.Split(read(t, "justfile"), "\n") {
+		if strings.HasPrefix(line, "[") && line != "[private]" {
+			continue // an attribute between comment and recipe
+		}
 		if m := head.FindStringSubmatch(line); m != nil && above != "[private]" {
 			found[m[1]] = above
 		}
