@@ -1,0 +1,267 @@
+// Package lease arbitrates between the sessions of one agent: who holds which ports since when, and for how long a
+// session that was lost keeps them reserved (design §6, Lifetime). It is bookkeeping only: it must never open, attach or
+// detach anything, but tells its caller what to.
+package lease
+
+import (
+	"crypto/rand"
+	"crypto/subtle"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/stepin-dev/stepin/pkg/wire"
+)
+
+// Grace is how long a lost session's ports stay reserved for it: longer than a laptop needs to change its network.
+const Grace = 10 * time.Second
+
+// Bounds of what sessions may ask for.
+const (
+	MaxSessions = 64
+	MaxPorts    = 64 // of one steal: its UDP sockets fit one message
+	maxHeld     = 256
+	maxText     = 200 // of an id or a name: they are shown to people
+)
+
+// Key is one port as the kernel knows it.
+type Key struct {
+	Network string // "tcp" or "udp"
+	Port    uint16
+}
+
+// Info is what a session learns of its lease.
+type Info struct {
+	Resume     string
+	Resumed    bool
+	Since      time.Time
+	Generation uint64
+}
+
+// Table is not safe for concurrent use: the parent answers one question after the other.
+type Table struct {
+	sessions map[string]*session
+	ports    map[Key]*held
+	last     uint64
+}
+
+type session struct {
+	id, who, resume string
+	since           time.Time
+	generation      uint64
+	until           time.Time // zero while connected
+}
+
+// held is one port's state. A port that an earlier channel of its owner attached stays so until that session steals it
+// again, or until its time is over.
+type held struct {
+	owner      *session
+	port       wire.Port
+	since      time.Time
+	generation uint64
+	stream     uint32
+	attached   bool
+	until      time.Time // zero unless attached by an earlier channel
+}
+
+// New makes an empty table.
+func New() *Table { return &Table{sessions: map[string]*session{}, ports: map[Key]*held{}} }
+
+// Hello begins or resumes a session. One that is connected already is taken over by whoever shows its resume token:
+// the old channel is dead and does not know it yet. Its ports stay as they are for the grace time.
+func (t *Table) Hello(id, resume, who string, now time.Time) (Info, error) {
+	if id == "" || len(id) > maxText || len(who) > maxText {
+		return Info{}, &wire.Refusal{Errno: syscall.EINVAL, Message: "a session needs an id, and its names must be short"}
+	}
+	t.last++
+	if s := t.sessions[id]; s != nil {
+		if subtle.ConstantTimeCompare([]byte(s.resume), []byte(resume)) != 1 {
+			return Info{}, &wire.Refusal{Errno: syscall.EBUSY,
+				Message: fmt.Sprintf("session %q belongs to %s", id, s.who)}
+		}
+		s.generation, s.until = t.last, time.Time{}
+		for _, h := range t.ports {
+			if h.owner == s {
+				h.until = now.Add(Grace)
+			}
+		}
+		return Info{s.resume, true, s.since, s.generation}, nil
+	}
+	if len(t.sessions) >= MaxSessions {
+		return Info{}, &wire.Refusal{Errno: syscall.EUSERS,
+			Message: fmt.Sprintf("this agent serves %d sessions already", MaxSessions)}
+	}
+	s := &session{id: id, who: clean(who), resume: rand.Text(), since: now, generation: t.last}
+	t.sessions[id] = s
+	return Info{s.resume, false, s.since, s.generation}, nil
+}
+
+// clean keeps a name that others will read on their terminals printable.
+func clean(who string) string {
+	who = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(who, ""))
+	if who == "" {
+		return "somebody"
+	}
+	return who
+}
+
+// connected finds the session of a channel; nil where the channel is no longer the session's.
+func (t *Table) connected(id string, generation uint64) *session {
+	s := t.sessions[id]
+	if s == nil || s.generation != generation || !s.until.IsZero() {
+		return nil
+	}
+	return s
+}
+
+// Steal reserves ports, all or nothing, and counts them as attached.
+func (t *Table) Steal(id string, generation uint64, stream uint32, ports []wire.Port, now time.Time) error {
+	s := t.connected(id, generation)
+	switch {
+	case s == nil:
+		return &wire.Refusal{Errno: syscall.ESTALE, Message: "this channel's session has moved to another one"}
+	case len(ports) == 0 || len(ports) > MaxPorts || len(t.ports)+len(ports) > maxHeld:
+		return &wire.Refusal{Errno: syscall.EINVAL, Message: fmt.Sprintf("a steal is of 1 to %d ports", MaxPorts)}
+	}
+	seen := map[Key]bool{}
+	for _, p := range ports {
+		k := Key{p.Network, p.Port}
+		if p.Port == 0 || p.Network != "tcp" && p.Network != "udp" || seen[k] {
+			return &wire.Refusal{Errno: syscall.EINVAL, Message: fmt.Sprintf("port %q %d cannot be stolen", p.Network, p.Port)}
+		}
+		seen[k] = true
+		if h := t.ports[k]; h != nil && (h.owner != s || h.generation == generation) {
+			return conflict(h)
+		}
+	}
+	for _, p := range ports {
+		k := Key{p.Network, p.Port}
+		since := now
+		if h := t.ports[k]; h != nil {
+			since = h.since
+		}
+		t.ports[k] = &held{owner: s, port: p, since: since, generation: generation, stream: stream, attached: true}
+	}
+	return nil
+}
+
+func conflict(h *held) error {
+	reserved := ""
+	if !h.attached {
+		reserved = " (reserved while it reconnects)"
+	}
+	return &wire.Refusal{Errno: syscall.EADDRINUSE, Message: fmt.Sprintf("port %d is held by %s since %s%s",
+		h.port.Port, h.owner.who, h.since.UTC().Format("15:04:05 UTC"), reserved)}
+}
+
+// Unsteal ends one steal and its reservation. The ports are to be detached.
+func (t *Table) Unsteal(id string, generation uint64, stream uint32) (detach []wire.Port) {
+	s := t.connected(id, generation)
+	if s == nil {
+		return nil
+	}
+	for k, h := range t.ports {
+		if h.owner == s && h.generation == generation && h.stream == stream {
+			detach = append(detach, h.port)
+			delete(t.ports, k)
+		}
+	}
+	return detach
+}
+
+// Gone is a lost channel: its ports are to be detached and stay reserved for the grace time.
+func (t *Table) Gone(id string, generation uint64, now time.Time) (detach []wire.Port) {
+	s := t.connected(id, generation)
+	if s == nil {
+		return nil
+	}
+	s.until = now.Add(Grace)
+	return t.unplug(s)
+}
+
+// Bye ends a session with all its reservations. The ports are to be detached.
+func (t *Table) Bye(id string, generation uint64) (detach []wire.Port) {
+	s := t.connected(id, generation)
+	if s == nil {
+		return nil
+	}
+	detach = t.unplug(s)
+	t.drop(s)
+	return detach
+}
+
+// Pause counts every session as lost, because their child is replaced, but leaves the ports attached: connections wait
+// in the listener's queue until the session is back or its grace time is over.
+func (t *Table) Pause(now time.Time) {
+	for _, s := range t.sessions {
+		if s.until.IsZero() {
+			s.until = now.Add(Grace)
+		}
+	}
+}
+
+// Expire drops the sessions and ports whose grace time is over. The ports are to be detached.
+func (t *Table) Expire(now time.Time) (detach []wire.Port) {
+	for _, s := range t.sessions {
+		if !s.until.IsZero() && !now.Before(s.until) {
+			detach = append(detach, t.unplug(s)...)
+			t.drop(s)
+		}
+	}
+	for k, h := range t.ports {
+		if !h.until.IsZero() && !now.Before(h.until) {
+			if h.attached {
+				detach = append(detach, h.port)
+			}
+			delete(t.ports, k)
+		}
+	}
+	return detach
+}
+
+// Next is when Expire has something to do; false if never.
+func (t *Table) Next() (time.Time, bool) {
+	var next time.Time
+	for _, s := range t.sessions {
+		if !s.until.IsZero() && (next.IsZero() || s.until.Before(next)) {
+			next = s.until
+		}
+	}
+	for _, h := range t.ports {
+		if !h.until.IsZero() && (next.IsZero() || h.until.Before(next)) {
+			next = h.until
+		}
+	}
+	return next, !next.IsZero()
+}
+
+// Idle says that there is neither a session nor a reservation.
+func (t *Table) Idle() bool { return len(t.sessions) == 0 }
+
+// unplug marks s's ports as detached and returns those that were not.
+func (t *Table) unplug(s *session) (detach []wire.Port) {
+	for _, h := range t.ports {
+		if h.owner == s && h.attached {
+			h.attached = false
+			detach = append(detach, h.port)
+		}
+	}
+	slices.SortFunc(detach, func(a, b wire.Port) int { return int(a.Port) - int(b.Port) })
+	return detach
+}
+
+func (t *Table) drop(s *session) {
+	for k, h := range t.ports {
+		if h.owner == s {
+			delete(t.ports, k)
+		}
+	}
+	delete(t.sessions, s.id)
+}

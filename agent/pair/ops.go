@@ -1,0 +1,107 @@
+package pair
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/stepin-dev/stepin/pkg/wire"
+)
+
+// Questions of the child. The parent answers them one after the other, so what is asked first takes effect first.
+const (
+	OpHello    = "hello"    // Hello, answered by Lease
+	OpSteal    = "steal"    // Steal; the answer's files are a UDP port's sockets, IPv4 then IPv6, as Stolen says
+	OpUnsteal  = "unsteal"  // Unsteal: detached when answered
+	OpGone     = "gone"     // Channel: lost; detached when answered, the reservation stays for the grace time
+	OpBye      = "bye"      // Channel: ended on purpose; reservations go, too
+	OpOriginal = "original" // Original, answered by Dialable and one socket, bound, not connected
+	OpRelease  = "release"  // Dialable: the bypass of an original's socket is not needed any more
+)
+
+// Events of the parent.
+const (
+	OpStart  = "start"  // Start, the first message; its files in the order of the constants below
+	OpRetire = "retire" // Retire: end
+)
+
+// Files of OpStart. Raw sockets and the trace may be missing: Start says so.
+const (
+	FileListener = iota // the agent's own, for sessions
+	FileRoot            // the pod's root directory
+	FileEnviron         // /proc/PID/environ
+	FileMounts          // /proc/PID/mountinfo
+	FileOurs            // the agent's own mountinfo
+	FileRest            // trace if Trace; steal listeners; raw sockets
+)
+
+// Start tells the child what it is.
+type Start struct {
+	Target    string   // for messages: local/PID (exe)
+	TokenHash []byte   // SHA-256 of the sessions' token
+	PeerUID   uint32   // whose unix socket connections are accepted
+	UID, GID  int      // the target's
+	Groups    []int    // the target's supplementary groups
+	Caps      uint64   // what to keep of the capabilities, as a bit set (capabilities(7))
+	Rights    []string // for Pod
+	Limits    []string // for Pod
+	Redirect  bool     // stolen connections come by NAT: the address called is in the connection tracking
+	Trace     bool
+	Listeners int // how many steal listeners
+	Raw       int // raw UDP sockets to answer stolen datagrams with: IPv4, then IPv6; 0 with Redirect
+}
+
+// Hello asks for a session's lease.
+type Hello struct {
+	Session, Resume, Who string
+}
+
+// Lease answers Hello. Generation names this channel of the session in later questions.
+type Lease struct {
+	Resume     string
+	Resumed    bool
+	Since      time.Time
+	Generation uint64
+}
+
+// Channel names one channel of a session.
+type Channel struct {
+	Session    string
+	Generation uint64
+}
+
+// Steal asks for ports, all or nothing. Stream is the number of the steal's stream.
+type Steal struct {
+	Channel
+	Stream   uint32
+	Ports    []wire.Port
+	Existing string
+}
+
+// Stolen answers Steal. For each port of the network udp, in the order of the question, UDP holds two flags: whether an
+// IPv4 and an IPv6 socket is among the files.
+type Stolen struct {
+	UDP    [][2]bool
+	Closed int // connections already open that were ended
+}
+
+// Unsteal ends a steal.
+type Unsteal struct {
+	Channel
+	Stream uint32
+}
+
+// Original asks for a socket that reaches the pod's own process past the steal.
+type Original struct {
+	Network string
+	Local   netip.AddrPort // the address that the client called
+}
+
+// Dialable names the bypass that a socket was given.
+type Dialable struct{ ID uint64 }
+
+// Retire ends the child. With Bye the sessions are told Reason; else they only lose their channels, and come back to the
+// next child.
+type Retire struct {
+	Bye    bool
+	Reason string
+}

@@ -1,0 +1,204 @@
+package steal
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// inNetns makes a fresh network namespace and returns a function that runs in it.
+func inNetns(t *testing.T) (do func(func() error) error, netns *os.File) {
+	t.Helper()
+	jobs := make(chan func())
+	ready := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with its namespace
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		if err == nil {
+			netns, err = os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
+		}
+		if err == nil {
+			err = loopbackUp()
+		}
+		ready <- err
+		for f := range jobs {
+			f()
+		}
+	}()
+	if err := <-ready; err != nil {
+		t.Skipf("this machine forbids a network namespace: %v", err)
+	}
+	t.Cleanup(func() { close(jobs); netns.Close() })
+	return func(f func() error) error {
+		done := make(chan error)
+		jobs <- func() { done <- f() }
+		return <-done
+	}, netns
+}
+
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	r, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	r.SetUint16(unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r)
+}
+
+// serve answers every connection to addr with word and keeps it open.
+func serve(t *testing.T, do func(func() error) error, network, addr, word string) {
+	t.Helper()
+	var ln net.Listener
+	if err := do(func() (err error) { ln, err = net.Listen(network, addr); return err }); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go answer(ln, word)
+}
+
+func answer(ln net.Listener, word string) {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		fmt.Fprint(c, word)
+		go func() { io.Copy(io.Discard, c); c.Close() }()
+	}
+}
+
+// ask connects and returns the word.
+func ask(t *testing.T, do func(func() error) error, addr string) string {
+	t.Helper()
+	var c net.Conn
+	if err := do(func() (err error) { c, err = net.DialTimeout("tcp", addr, 3*time.Second); return err }); err != nil {
+		return err.Error()
+	}
+	defer c.Close()
+	return word(c)
+}
+
+func word(c net.Conn) string {
+	b := make([]byte, 100)
+	c.SetDeadline(time.Now().Add(3 * time.Second))
+	n, err := c.Read(b)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b[:n])
+}
+
+func TestEngine(t *testing.T) {
+	for _, mode := range []string{Lookup, Redirect} {
+		t.Run(mode, func(t *testing.T) {
+			do, netns := inNetns(t)
+			e := engine(t, do, netns, mode)
+			serve(t, do, "tcp4", "0.0.0.0:8080", "pod")
+			serve(t, do, "tcp6", "[::]:8080", "pod")
+			for _, l := range e.Listeners() {
+				ln, err := net.FileListener(l)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { ln.Close() })
+				go answer(ln, "stolen")
+			}
+			addrs := []string{"127.0.0.1:8080", "127.0.0.6:8080", "[::1]:8080"}
+			check := func(want string) {
+				t.Helper()
+				for _, a := range addrs {
+					if got := ask(t, do, a); got != want {
+						t.Errorf("%s: %q, want %q", a, got, want)
+					}
+				}
+			}
+			check("pod")
+			var old net.Conn
+			if err := do(func() (err error) { old, err = net.Dial("tcp", "127.0.0.1:8080"); return err }); err != nil || word(old) != "pod" {
+				t.Fatal(err)
+			}
+			port := Port{"tcp", 8080}
+			for range 2 { // attaching is idempotent
+				if _, err := e.Attach(port, true); err != nil {
+					t.Fatal(err)
+				}
+			}
+			check("stolen")
+			if n, err := e.CloseExisting(port, false); err != nil || n == 0 {
+				t.Errorf("ended %d connections, %v", n, err)
+			}
+			if got := word(old); got == "pod" || got == "" {
+				t.Errorf("the old connection lives: %q", got)
+			}
+			for _, a := range addrs {
+				f, id, err := e.Original("tcp", netip.MustParseAddrPort(a))
+				if err != nil {
+					t.Fatal(err)
+				}
+				unix.SetNonblock(int(f.Fd()), false)
+				if err := unix.Connect(int(f.Fd()), sockaddr(netip.MustParseAddrPort(a))); err != nil {
+					t.Fatal(err)
+				}
+				c, err := net.FileConn(f)
+				f.Close()
+				if err != nil {
+					t.Fatal(err)
+				}
+				e.Release(id)
+				if got := word(c); got != "pod" {
+					t.Errorf("past the steal: %q", got)
+				}
+				if n, err := e.CloseExisting(port, false); err != nil {
+					t.Errorf("ended %d, %v", n, err)
+				}
+				c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+				if _, err := c.Read(make([]byte, 1)); !os.IsTimeout(err) {
+					t.Errorf("our own connection was ended: %v", err)
+				}
+				c.Close()
+			}
+			e.Detach(port)
+			check("pod")
+		})
+	}
+}
+
+// engine makes one that uses mode.
+func engine(t *testing.T, do func(func() error) error, netns *os.File, mode string) *Engine {
+	t.Helper()
+	e, err := New(do, netns, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.Mode == None {
+		t.Skip(e.Limit)
+	}
+	if e.Mode != mode && mode == Redirect {
+		e.Close()
+		e = &Engine{do: do, log: e.log, taken: map[Port]*taken{}, bypassed: map[uint64]bypassKey{}, mark: e.mark, Mode: Redirect}
+		if err := do(func() (err error) { e.redirect, err = newRedirect(e.mark); return err }); err != nil {
+			t.Fatal(err)
+		}
+		if err := do(e.listen); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if e.Mode != mode {
+		t.Skip(e.Limit)
+	}
+	t.Cleanup(e.Close)
+	return e
+}
