@@ -1,0 +1,394 @@
+package namespaces
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// The test binary is the holder, the debuggee and, where a session is to be killed, the session as well. Run by root, every
+// test is run once more by an ordinary user, for whom nodes of the two devices are made that he may open.
+const (
+	otherUser = 1000
+	nodesEnv  = "STEPIN_TEST_NODES" // directory with the nodes tun and fuse
+)
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "holder":
+			if err := HolderMain(context.Background(), os.NewFile(3, "control")); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
+		case "session":
+			os.Exit(sessionMain(os.Args[2:]))
+		case "inside":
+			os.Exit(insideMain(os.Args[2:]))
+		}
+	}
+	code := m.Run()
+	if os.Geteuid() == 0 && code == 0 && !fuzzing() {
+		code = runAsOther()
+	}
+	os.Exit(code)
+}
+
+func fuzzing() bool {
+	for _, a := range os.Args {
+		if strings.HasPrefix(a, "-test.fuzz") && !strings.HasSuffix(a, "=") || strings.HasPrefix(a, "-test.list") {
+			return true
+		}
+	}
+	return false
+}
+
+// runAsOther runs this binary's tests as an ordinary user.
+func runAsOther() int {
+	dir, err := os.MkdirTemp("", "stepin-namespaces-test-")
+	if err != nil {
+		fmt.Println("FAIL:", err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	bin := filepath.Join(dir, "namespaces.test")
+	for _, err := range []error{
+		os.Chmod(dir, 0o755),
+		unix.Mknod(filepath.Join(dir, "tun"), unix.S_IFCHR, int(unix.Mkdev(10, 200))),
+		unix.Mknod(filepath.Join(dir, "fuse"), unix.S_IFCHR, int(unix.Mkdev(10, 229))),
+		os.Chmod(filepath.Join(dir, "tun"), 0o666),
+		os.Chmod(filepath.Join(dir, "fuse"), 0o666),
+		os.Mkdir(filepath.Join(dir, "tmp"), 0o777),
+		os.Chmod(filepath.Join(dir, "tmp"), 0o777),
+		exec.Command("cp", "/proc/"+fmt.Sprint(os.Getpid())+"/exe", bin).Run(),
+		os.Chmod(bin, 0o755),
+		os.CopyFS(filepath.Join(dir, "work"), os.DirFS(".")),
+	} {
+		if err != nil {
+			fmt.Println("FAIL: preparing the ordinary user's run:", err)
+			return 1
+		}
+	}
+	args := []string{}
+	for _, a := range os.Args[1:] {
+		if !strings.HasPrefix(a, "-test.coverprofile") && !strings.HasPrefix(a, "-test.gocoverdir") && !strings.HasPrefix(a, "-test.testlogfile") {
+			args = append(args, a)
+		}
+	}
+	fmt.Printf("=== the same as uid %d\n", otherUser)
+	cmd := exec.Command(bin, args...)
+	cmd.Dir = filepath.Join(dir, "work")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), nodesEnv+"="+dir, "TMPDIR="+filepath.Join(dir, "tmp"), "HOME="+filepath.Join(dir, "tmp"))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: otherUser, Gid: otherUser}}
+	if err := cmd.Run(); err != nil {
+		fmt.Printf("FAIL: as uid %d: %v\n", otherUser, err)
+		return 1
+	}
+	return 0
+}
+
+// images compiles the stub and the keeper.
+func images(t testing.TB) (stub, keeper []byte) {
+	t.Helper()
+	gcc, err := exec.LookPath("gcc")
+	if err != nil {
+		t.Skip("no gcc on this machine, and without it no stub:", err)
+	}
+	dir := t.TempDir()
+	compile := func(name string) []byte {
+		out := filepath.Join(dir, name)
+		b, err := exec.Command(gcc, "-std=c11", "-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-Wall", "-Wextra", "-Werror",
+			"-s", "-o", out, filepath.Join("stub", name+".c")).CombinedOutput()
+		if err != nil {
+			t.Fatalf("gcc %s: %v\n%s", name, err, b)
+		}
+		image, err := os.ReadFile(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return image
+	}
+	return compile("stub"), compile("keeper")
+}
+
+// plan is a pod's, with devices that this user may open.
+func plan(t testing.TB) Plan {
+	p := Plan{Hostname: "web-7d9f", Dir: t.TempDir()}
+	if nodes := os.Getenv(nodesEnv); nodes != "" {
+		p.TunPath, p.FusePath = filepath.Join(nodes, "tun"), filepath.Join(nodes, "fuse")
+	}
+	return p
+}
+
+// serve answers a FUSE descriptor with the tree at dir.
+func serve(dir string) func(*os.File) error {
+	return func(f *os.File) error {
+		defer f.Close()
+		fd, err := unix.Dup(int(f.Fd()))
+		if err != nil {
+			return err
+		}
+		root, err := fs.NewLoopbackRoot(dir)
+		if err != nil {
+			return err
+		}
+		second := time.Second
+		raw := fs.NewNodeFS(root, &fs.Options{EntryTimeout: &second, AttrTimeout: &second})
+		srv, err := fuse.NewServer(raw, fmt.Sprintf("/dev/fd/%d", fd), &fuse.MountOptions{Name: "stepin"})
+		if err != nil {
+			return err
+		}
+		go srv.Serve()
+		return nil
+	}
+}
+
+// pod makes a directory with the given files, the pod's tree.
+func pod(t testing.TB, files map[string]string) string {
+	dir := t.TempDir()
+	for name, content := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// start makes namespaces that end with the test, and checks then that nothing is left.
+func start(t testing.TB, p Plan, tree string) *Namespaces {
+	t.Helper()
+	stub, keeper := images(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	n, err := Start(ctx, p, Options{ServeFUSE: serve(tree), Stub: stub, Keeper: keeper, Log: testLog(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error("close:", err)
+		}
+		nothingLeft(t, n.in, p.Dir)
+	})
+	return n
+}
+
+func testLog(t testing.TB) *slog.Logger {
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// nothingLeft fails the test when a process is in the namespaces or the directory exists.
+func nothingLeft(t testing.TB, in inodes, dir string) {
+	t.Helper()
+	if pids, err := in.processes(); err != nil || len(pids) > 0 {
+		t.Errorf("processes left inside: %v %v", pids, err)
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is left: %v", dir, err)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || bytes.Contains(mounts, []byte(dir)) {
+		t.Errorf("a mount is left in %s: %v", dir, err)
+	}
+}
+
+// in runs a command inside and returns what it printed, both ways.
+func in(t testing.TB, n *Namespaces, argv ...string) (string, error) {
+	t.Helper()
+	argv = n.Wrap(argv)
+	b, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
+	return strings.TrimSpace(string(b)), err
+}
+
+// must is in, and the command must succeed.
+func must(t testing.TB, n *Namespaces, argv ...string) string {
+	t.Helper()
+	out, err := in(t, n, argv...)
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", argv, err, out)
+	}
+	return out
+}
+
+// spawn starts this binary as the debuggee and returns its first line.
+func spawn(t testing.TB, n *Namespaces, args ...string) (*exec.Cmd, string) {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	argv := n.Wrap(append([]string{exe, "inside"}, args...))
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatalf("%v: %v", args, err)
+	}
+	return cmd, strings.TrimSpace(line)
+}
+
+// dial runs this binary inside to connect and returns what the listener said, or the error.
+func dial(t testing.TB, n *Namespaces, args ...string) string {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, _ := in(t, n, append([]string{exe, "inside", "dial"}, args...)...)
+	return out
+}
+
+// insideMain is what the debuggee does.
+//
+//	listen NETWORK ADDR...          says each accepted connection (or datagram) who its peer is; prints "ready" first
+//	dial NETWORK ADDR [LOCAL]       prints what the listener says, or the error
+//	children N                      starts N processes one after another
+func insideMain(args []string) int {
+	runtime.GOMAXPROCS(2)
+	switch args[0] {
+	case "listen":
+		for _, a := range args[2:] {
+			if err := answer(args[1], a); err != nil {
+				fmt.Println(err)
+				return 1
+			}
+		}
+		fmt.Println("ready")
+		select {}
+	case "dial":
+		d := net.Dialer{Timeout: 3 * time.Second}
+		if len(args) > 3 {
+			if strings.HasPrefix(args[1], "udp") {
+				d.LocalAddr, _ = net.ResolveUDPAddr(args[1], args[3])
+			} else {
+				d.LocalAddr, _ = net.ResolveTCPAddr(args[1], args[3])
+			}
+		}
+		c, err := d.Dial(args[1], args[2])
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		c.SetDeadline(time.Now().Add(3 * time.Second))
+		if strings.HasPrefix(args[1], "udp") {
+			c.Write([]byte("x"))
+		}
+		b := make([]byte, 200)
+		k, err := c.Read(b)
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		fmt.Println(string(b[:k]))
+	case "children":
+		var count int
+		fmt.Sscan(args[1], &count)
+		for range count {
+			if err := exec.Command("/proc/self/exe", "inside", "nothing").Run(); err != nil {
+				fmt.Println(err)
+				return 1
+			}
+		}
+	}
+	return 0
+}
+
+// answer listens and tells every peer its address and ours.
+func answer(network, addr string) error {
+	if strings.HasPrefix(network, "udp") {
+		c, err := net.ListenPacket(network, addr)
+		if err != nil {
+			return err
+		}
+		go func() {
+			b := make([]byte, 2000)
+			for {
+				_, from, err := c.ReadFrom(b)
+				if err != nil {
+					return
+				}
+				fmt.Fprintln(os.Stderr, "datagram from", from)
+				c.WriteTo([]byte("peer "+from.String()), from)
+			}
+		}()
+		return nil
+	}
+	l, err := net.Listen(network, addr)
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				fmt.Fprintf(c, "peer %v me %v", c.RemoteAddr(), c.LocalAddr())
+				io.Copy(io.Discard, c)
+			}()
+		}
+	}()
+	return nil
+}
+
+// sessionMain is a session that only waits: `session DIR TREE STUB KEEPER`. It prints the holder's process id, the inode
+// numbers and, run inside by it, a debuggee's process id.
+func sessionMain(args []string) int {
+	stub, err1 := os.ReadFile(args[2])
+	keeper, err2 := os.ReadFile(args[3])
+	p := Plan{Dir: args[0], Hostname: "web", Cover: []string{"/data"}, TunPath: os.Getenv("TUN"), FusePath: os.Getenv("FUSE")}
+	n, err := Start(context.Background(), p, Options{ServeFUSE: serve(args[1]), Stub: stub, Keeper: keeper})
+	if err := errors.Join(err1, err2, err); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	exe, _ := os.Executable()
+	argv := n.Wrap([]string{"/bin/sh", "-c", exe + " inside listen tcp :8080 & exec " + exe + " inside listen tcp :8081"})
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // nothing that is sent to the session's group reaches it
+	if err := cmd.Start(); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	for { // both listen
+		if l, err := n.Listeners(); err != nil || len(l) == 2 {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	fmt.Println(n.HolderPid(), cmd.Process.Pid, n.in.mnt, n.in.net)
+	select {}
+}

@@ -1,0 +1,260 @@
+package namespaces
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	tunName = "tun0"
+	// MTU of the TUN device, in bytes, and of the netstack at its other end: the largest IP packet less some room, since each
+	// packet costs the same whatever its size.
+	MTU = 65520
+
+	loopMark = 0x57E9 // fwmark of what the session sends into lo; no other mark exists in these namespaces
+)
+
+// network makes the holder's network and returns the session's descriptors: TUN device, route socket, sock_diag socket and,
+// where there is IPv6, the packet socket into lo.
+func (h *holder) network() (files []int, err error) {
+	ipv6 := hasIPv6()
+	tun, err := openTun(h.plan.TunPath)
+	if err != nil {
+		return nil, err
+	}
+	files = append(files, tun)
+	for _, protocol := range []int{unix.NETLINK_ROUTE, unix.NETLINK_INET_DIAG} {
+		fd, err := openKernelSocket(protocol)
+		if err != nil {
+			return files, failedStep(stepNetwork, err, "socket(AF_NETLINK, %d)", protocol)
+		}
+		files = append(files, fd)
+	}
+	h.sysctls(ipv6)
+	lo, dev, err := links()
+	if err != nil {
+		return files, err
+	}
+	if err := h.addresses(dev, ipv6); err != nil {
+		return files, err
+	}
+	if err := loopRoutes(lo, dev, ipv6); err != nil {
+		return files, err
+	}
+	src := h.plan.first(true)
+	if !ipv6 || !src.IsValid() {
+		return files, rules(files[1], false, ipv6)
+	}
+	in6, err := openLoopback6(lo, dev, src)
+	if err != nil {
+		h.note("::1 stays inside: %v", err)
+		return files, rules(files[1], false, true)
+	}
+	files = append(files, in6)
+	return files, rules(files[1], true, true)
+}
+
+// hasIPv6 says whether the kernel has IPv6 at all (ipv6.disable=1 or no module: it has not).
+func hasIPv6() bool {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	unix.Close(fd)
+	return true
+}
+
+// openTun makes the device of this network namespace; it goes when the last descriptor does.
+func openTun(path string) (int, error) {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, failedStep(stepTun, err, "open(%s)", path)
+	}
+	ifr, err := unix.NewIfreq(tunName)
+	if err == nil {
+		ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, failedStep(stepTun, err, "ioctl(%s, TUNSETIFF)", path)
+	}
+	return fd, nil
+}
+
+// sysctls shapes the namespace's kernel. Where /proc/sys is read-only (containers), what cannot be set is noted.
+func (h *holder) sysctls(ipv6 bool) {
+	set := [][2]string{
+		{"ipv4/ip_unprivileged_port_start", "0"}, // a pod's program may bind to 80
+		{"ipv4/conf/all/rp_filter", "0"},         // the larger of all and the device's counts
+		{"ipv4/conf/" + tunName + "/rp_filter", "0"},
+		{"ipv4/conf/all/route_localnet", "1"}, // 127/8 through the device
+		{"ipv4/conf/" + tunName + "/route_localnet", "1"},
+		{"ipv4/conf/all/accept_local", "1"},
+		{"ipv4/conf/" + tunName + "/accept_local", "1"},
+		{"ipv4/tcp_tw_reuse", "1"}, // a client's port that comes again at once
+	}
+	if ipv6 {
+		set = append(set,
+			[2]string{"ipv6/conf/all/disable_ipv6", "0"},              // Docker's default is 1
+			[2]string{"ipv6/conf/" + tunName + "/addr_gen_mode", "1"}, // no address of its own making: nobody there to talk to
+			[2]string{"ipv6/conf/" + tunName + "/accept_ra", "0"},
+			[2]string{"ipv6/conf/" + tunName + "/router_solicitations", "0"})
+	}
+	for _, kv := range set {
+		path := "/proc/sys/net/" + kv[0]
+		now, err := os.ReadFile(path)
+		if err == nil && string(now) == kv[1]+"\n" {
+			continue
+		}
+		if err == nil {
+			err = os.WriteFile(path, []byte(kv[1]), 0)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			h.note("%s stays as it is: %v", kv[0], errors.Unwrap(err))
+		}
+	}
+}
+
+// links brings both devices up.
+func links() (lo, tun netlink.Link, err error) {
+	if lo, err = netlink.LinkByName("lo"); err != nil {
+		return nil, nil, failedStep(stepNetwork, err, "RTM_GETLINK lo")
+	}
+	if err = netlink.LinkSetUp(lo); err != nil {
+		return nil, nil, failedStep(stepNetwork, err, "RTM_NEWLINK lo up")
+	}
+	if tun, err = netlink.LinkByName(tunName); err != nil {
+		return nil, nil, failedStep(stepNetwork, err, "RTM_GETLINK %s", tunName)
+	}
+	if err = netlink.LinkSetMTU(tun, MTU); err != nil {
+		return nil, nil, failedStep(stepNetwork, err, "RTM_NEWLINK %s mtu %d", tunName, MTU)
+	}
+	if err = netlink.LinkSetTxQLen(tun, 1000); err != nil { // packets; the device's own 500 are few for many flows at once
+		return nil, nil, failedStep(stepNetwork, err, "RTM_NEWLINK %s qlen", tunName)
+	}
+	if err = netlink.LinkSetUp(tun); err != nil {
+		return nil, nil, failedStep(stepNetwork, err, "RTM_NEWLINK %s up", tunName)
+	}
+	return lo, tun, nil
+}
+
+// addresses puts the pod's addresses on the device and, per family that it has, the default route.
+func (h *holder) addresses(tun netlink.Link, ipv6 bool) error {
+	for _, a := range h.plan.Addrs {
+		if a.Is6() && !ipv6 {
+			h.note("the pod's %v is left out: this kernel has no IPv6", a)
+			continue
+		}
+		addr := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a, a.BitLen())), Flags: unix.IFA_F_NODAD}
+		if err := netlink.AddrAdd(tun, addr); err != nil {
+			return failedStep(stepNetwork, err, "RTM_NEWADDR %v", a)
+		}
+	}
+	for _, all := range []string{"0.0.0.0/0", "::/0"} {
+		p := netip.MustParsePrefix(all)
+		src := h.plan.first(p.Addr().Is6())
+		if !src.IsValid() || src.Is6() && !ipv6 {
+			continue // connect says ENETUNREACH, as in the pod
+		}
+		route := &netlink.Route{LinkIndex: tun.Attrs().Index, Dst: ipNet(p), Src: src.AsSlice()}
+		if src.Is4() {
+			route.Scope = netlink.SCOPE_LINK
+		}
+		if err := netlink.RouteAdd(route); err != nil {
+			return failedStep(stepNetwork, err, "RTM_NEWROUTE %v", p)
+		}
+	}
+	return nil
+}
+
+// loopRoutes fills the two tables: everything is local, and the loopback goes out by the device.
+func loopRoutes(lo, tun netlink.Link, ipv6 bool) error {
+	local := func(all string) *netlink.Route {
+		return &netlink.Route{Table: tableAnswer, Dst: ipNet(netip.MustParsePrefix(all)), LinkIndex: lo.Attrs().Index,
+			Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST}
+	}
+	routes := []*netlink.Route{local("0.0.0.0/0"), {Table: tableLoop, Dst: ipNet(loopback4), LinkIndex: tun.Attrs().Index,
+		Src: net.IPv4(127, 0, 0, 1), Scope: netlink.SCOPE_LINK}}
+	if ipv6 {
+		routes = append(routes, local("::/0"))
+	}
+	for _, r := range routes {
+		if err := netlink.RouteAdd(r); err != nil {
+			return failedStep(stepNetwork, err, "RTM_NEWROUTE %v table %d", r.Dst, r.Table)
+		}
+	}
+	return nil
+}
+
+// rules puts the fixed rules in order: the table of local addresses from first to last, the loopback before it. The session
+// adds those of single ports. Without loop6 ::1 stays native.
+func rules(fd int, loop6, ipv6 bool) error {
+	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return failedStep(stepNetwork, err, "fcntl(F_DUPFD)")
+	}
+	s, err := newKernelSocket(dup)
+	if err != nil {
+		unix.Close(dup)
+		return err
+	}
+	defer s.close()
+	add := []rule{{priority: priorityLocal, table: unix.RT_TABLE_LOCAL}, {priority: priorityLoop, table: tableLoop, to: loopback4, fromHere: true}}
+	del := []rule{{table: unix.RT_TABLE_LOCAL}}
+	if ipv6 {
+		add = append(add, rule{v6: true, priority: priorityLocal, table: unix.RT_TABLE_LOCAL})
+		del = append(del, rule{v6: true, table: unix.RT_TABLE_LOCAL})
+	}
+	if loop6 {
+		add = append(add, rule{v6: true, priority: priorityMarked, table: unix.RT_TABLE_LOCAL, mark: loopMark},
+			rule{v6: true, priority: priorityLoop, table: tableLoop, to: loopback6, fromHere: true})
+	}
+	if err := s.addRules(add...); err != nil {
+		return failedStep(stepNetwork, err, "RTM_NEWRULE")
+	}
+	return failedStep(stepNetwork, s.delRules(del...), "RTM_DELRULE")
+}
+
+// openLoopback6 sends ::1 out by the TUN device and makes the socket by which the answers come in. The kernel drops a packet
+// from or to ::1 that any device but lo brings (ip6_rcv_core), so the TUN device cannot bring them; what a packet socket sends
+// on lo comes in by lo. The mark leads it to the local table, past the rule that sends ::1 to the session. It receives nothing.
+//
+// The source of such a flow is the pod's address: the kernel wants one that is the device's own, and ::1 cannot be. So a pod without
+// IPv6 has a native ::1; there "localhost" has 127.0.0.1 as well.
+func openLoopback6(lo, tun netlink.Link, src netip.Addr) (int, error) {
+	if err := netlink.RouteAdd(&netlink.Route{Table: tableLoop, Dst: ipNet(loopback6), LinkIndex: tun.Attrs().Index, Src: src.AsSlice()}); err != nil {
+		return -1, fmt.Errorf("RTM_NEWROUTE ::1: %w", err)
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("socket(AF_PACKET): %w", err)
+	}
+	none := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K} // keep 0 bytes of whatever comes
+	err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &none})
+	if err == nil {
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, loopMark)
+	}
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: bigEndian16(unix.ETH_P_IPV6), Ifindex: lo.Attrs().Index})
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("preparing a packet socket: %w", err)
+	}
+	return fd, nil
+}
+
+// bigEndian16 is htons: both architectures that stepin runs on are little-endian.
+func bigEndian16(v uint16) uint16 { return v<<8 | v>>8 }
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}

@@ -1,0 +1,120 @@
+package namespaces
+
+import (
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// Priorities of the routing rules, in the order in which the kernel asks them, and the tables they name. The table of local
+// addresses, first by default, comes last here: else nothing could be taken out of it.
+const (
+	priorityOwnPort = 1  // loopback, to or from a port that the debuggee listens on: native
+	priorityMarked  = 2  // what the session sends into lo itself (see Loopback6)
+	priorityAnswer  = 4  // answers to clients that transparent sockets stand for
+	priorityLoop    = 5  // the rest of the loopback: to the session
+	priorityLocal   = 10 // the namespaces' own addresses
+
+	tableAnswer = 101 // everything is local
+	tableLoop   = 102 // loopback addresses go out by the TUN device
+)
+
+var (
+	loopback4 = netip.MustParsePrefix("127.0.0.0/8")
+	loopback6 = netip.MustParsePrefix("::1/128")
+)
+
+// ownPort is a port that the debuggee listens on.
+type ownPort struct {
+	protocol uint8
+	port     uint16
+}
+
+// rules keep the port's loopback traffic inside. For TCP they also keep the answers to transparent clients inside, whatever
+// address they go to; a listening port sends nothing else. A UDP socket may well ask others from the port on which it is
+// asked (gossip, QUIC), so there each client has a rule of its own (see OwnPeer).
+func (p ownPort) rules() []rule {
+	var rules []rule
+	for _, v6 := range []bool{false, true} {
+		to := loopback4
+		if v6 {
+			to = loopback6
+		}
+		rules = append(rules,
+			rule{v6: v6, priority: priorityOwnPort, table: unix.RT_TABLE_LOCAL, to: to, fromHere: true, protocol: p.protocol, dport: p.port},
+			rule{v6: v6, priority: priorityOwnPort, table: unix.RT_TABLE_LOCAL, to: to, fromHere: true, protocol: p.protocol, sport: p.port})
+		if p.protocol == unix.IPPROTO_TCP {
+			rules = append(rules, rule{v6: v6, priority: priorityAnswer, table: tableAnswer, protocol: p.protocol, sport: p.port})
+		}
+	}
+	return rules
+}
+
+// OwnPort says that the debuggee listens on the port: its loopback stays inside, and answers from it to the clients of
+// transparent sockets find them. Network is "tcp" or "udp". Doing it twice is doing it once.
+func (n *Namespaces) OwnPort(network string, port uint16) error { return n.setOwn(network, port, true) }
+
+// DisownPort undoes OwnPort. Connections that are open to the port lose their way.
+func (n *Namespaces) DisownPort(network string, port uint16) error {
+	return n.setOwn(network, port, false)
+}
+
+func (n *Namespaces) setOwn(network string, port uint16, own bool) error {
+	protocol, err := protocolOf(network)
+	if err != nil {
+		return err
+	}
+	if port == noPort {
+		return fmt.Errorf("namespaces: port 0 is no port")
+	}
+	p := ownPort{protocol, port}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.own[p] == own {
+		return nil
+	}
+	rules := n.kernelHas(p.rules())
+	if !own {
+		delete(n.own, p)
+		return n.route.delRules(rules...)
+	}
+	n.own[p] = true
+	if err := n.route.addRules(rules...); err != nil {
+		delete(n.own, p)
+		n.route.delRules(rules...)
+		return err
+	}
+	return nil
+}
+
+// OwnPeer says that a transparent UDP socket stands for the peer before the debuggee's port: what the debuggee sends from there
+// to the peer stays inside. The session bounds how many it has: the kernel walks through these rules for each datagram.
+func (n *Namespaces) OwnPeer(port uint16, peer netip.AddrPort) error {
+	return n.route.addRules(n.kernelHas(peerRule(port, peer))...)
+}
+
+// DisownPeer undoes OwnPeer.
+func (n *Namespaces) DisownPeer(port uint16, peer netip.AddrPort) error {
+	return n.route.delRules(n.kernelHas(peerRule(port, peer))...)
+}
+
+func peerRule(port uint16, peer netip.AddrPort) []rule {
+	a := peer.Addr().Unmap()
+	return []rule{{v6: a.Is6(), priority: priorityAnswer, table: tableAnswer, to: netip.PrefixFrom(a, a.BitLen()),
+		protocol: unix.IPPROTO_UDP, sport: port, dport: peer.Port()}}
+}
+
+// kernelHas leaves out the IPv6 rules where the machine has no IPv6.
+func (n *Namespaces) kernelHas(rules []rule) []rule {
+	if n.ipv6 {
+		return rules
+	}
+	var out []rule
+	for _, r := range rules {
+		if !r.v6 {
+			out = append(out, r)
+		}
+	}
+	return out
+}

@@ -1,0 +1,168 @@
+package namespaces
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"github.com/stepin-dev/stepin/pkg/fail"
+	"golang.org/x/sys/unix"
+)
+
+// Step is one step of making the namespaces, as doctor shows it.
+type Step struct {
+	Name string // what it is for
+	Call string // the call that failed; "" where all went well or nothing was tried
+	Err  error  // its errno; nil = works
+	Cure string // what to do
+}
+
+// ErrNotTried is the Err of steps behind one that failed.
+var ErrNotTried = errors.New("not tried, since a step before it failed")
+
+// Probe makes namespaces as Start does, enters them, and ends them again, and says for each step whether it works here. The
+// plan gives the device paths only; the images come from the options.
+func Probe(ctx context.Context, p Plan, o Options) []Step {
+	result := make([]Step, len(steps))
+	for i, name := range steps {
+		result[i].Name = name
+	}
+	set := func(e *stepError, cure string) {
+		at := slices.Index(steps, e.Step)
+		for i := at + 1; i < len(result); i++ {
+			result[i].Err = ErrNotTried
+		}
+		result[at].Call, result[at].Err, result[at].Cure = e.Call, e, cure
+	}
+	err := probe(ctx, p, o)
+	var e *stepError
+	switch {
+	case err == nil:
+		return result
+	case !errors.As(err, &e):
+		set(&stepError{Step: stepClone, Call: "starting", Text: err.Error()}, fail.Hint(err))
+	default:
+		p, _ = p.checked()
+		set(e, machine{}.cure(e, p))
+		// Both devices are missing in many containers: say so at once.
+		if i := slices.Index(steps, stepFuse); result[i].Err == ErrNotTried {
+			if fd, err := unix.Open(p.FusePath, unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+				e := failedStep(stepFuse, err, "open(%s)", p.FusePath).(*stepError)
+				result[i].Call, result[i].Err, result[i].Cure = e.Call, e, machine{}.cure(e, p)
+			} else {
+				unix.Close(fd)
+			}
+		}
+	}
+	return result
+}
+
+// probe does the real thing, with an empty plan: without a covered path nobody looks at the FUSE tree, so nobody need serve it.
+func probe(ctx context.Context, p Plan, o Options) error {
+	dir, err := os.MkdirTemp("", "stepin-doctor-")
+	if err != nil {
+		return fmt.Errorf("namespaces: probing: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	var device *os.File
+	defer func() {
+		if device != nil {
+			device.Close()
+		}
+	}()
+	o.ServeFUSE = func(fd *os.File) error { device = fd; return nil }
+	n, err := Start(ctx, Plan{Hostname: "stepin-doctor", Dir: dir, TunPath: p.TunPath, FusePath: p.FusePath}, o)
+	if err != nil {
+		return err
+	}
+	defer n.Close()
+	argv := n.Wrap([]string{n.stub, "-h"})
+	var said bytes.Buffer
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Stderr = &said
+	if err := cmd.Run(); err != nil {
+		text := strings.TrimSpace(said.String())
+		return &stepError{Step: stepEnter, Call: "stub", Text: text + " (" + err.Error() + ")"}
+	}
+	return nil
+}
+
+// machine knows what may be in the way on Linux machines, and how to mend it. Root is before every path that it looks at: ""
+// but in tests.
+type machine struct{ root string }
+
+// Cures, by what is in the way.
+const (
+	cureContainer = "this is a container that forbids it: start it with --device /dev/net/tun --device /dev/fuse " +
+		"--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined"
+	cureClone   = "as root: sysctl -w kernel.unprivileged_userns_clone=1"
+	cureMax     = "as root: sysctl -w user.max_user_namespaces=15000"
+	cureProfile = `give stepin a profile, once: write the line
+    abi <abi/4.0>, include <tunables/global>, profile stepin %s flags=(unconfined) { userns, }
+  to /etc/apparmor.d/stepin and run, as root: apparmor_parser -r /etc/apparmor.d/stepin`
+	cureSELinux = "see `ausearch -m avc -ts recent`: a policy of this machine forbids it"
+	cureLoad    = "as root: modprobe %s"
+	cureOpen    = "as root: chmod 0666 %s"
+	cureOther   = "ask whoever runs this machine which security policy forbids it"
+)
+
+// cure says what to do about a step's failure, by its errno and what the machine says of itself.
+func (m machine) cure(e *stepError, p Plan) string {
+	switch e.Step {
+	case stepTun, stepFuse:
+		path, module := p.TunPath, "tun"
+		if e.Step == stepFuse {
+			path, module = p.FusePath, "fuse"
+		}
+		switch {
+		case strings.HasPrefix(e.Call, "ioctl"): // opened, so the device is not what is in the way
+		case m.container():
+			return cureContainer
+		case e.Errno == unix.ENOENT || e.Errno == unix.ENODEV || e.Errno == unix.ENXIO:
+			return fmt.Sprintf(cureLoad, module)
+		default:
+			return fmt.Sprintf(cureOpen, path)
+		}
+	case stepClone:
+		switch {
+		case m.sysctl("kernel/unprivileged_userns_clone", "0"):
+			return cureClone
+		case m.sysctl("user/max_user_namespaces", "0"), e.Errno == unix.ENOSPC || e.Errno == unix.EUSERS:
+			return cureMax
+		}
+	}
+	switch {
+	case m.sysctl("kernel/apparmor_restrict_unprivileged_userns", "1") && os.Geteuid() != 0:
+		exe, err := os.Executable()
+		if err != nil {
+			exe = "/PATH/stepin"
+		}
+		return fmt.Sprintf(cureProfile, exe)
+	case m.container():
+		return cureContainer
+	case m.exists("/sys/fs/selinux/enforce"):
+		return cureSELinux
+	}
+	return cureOther
+}
+
+// sysctl says whether the setting has that value; one that does not exist has none.
+func (m machine) sysctl(name, value string) bool {
+	b, err := os.ReadFile(m.root + "/proc/sys/" + name)
+	return err == nil && strings.TrimSpace(string(b)) == value
+}
+
+// container says whether we are in one, by the marks that Docker, Podman and Kubernetes leave.
+func (m machine) container() bool {
+	return m.exists("/.dockerenv") || m.exists("/run/.containerenv") || os.Getenv("KUBERNETES_SERVICE_HOST") != ""
+}
+
+func (m machine) exists(path string) bool {
+	_, err := os.Stat(m.root + path)
+	return err == nil
+}

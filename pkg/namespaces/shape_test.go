@@ -1,0 +1,258 @@
+package namespaces
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestShape(t *testing.T) {
+	tree := pod(t, map[string]string{
+		"etc/resolv.conf": "nameserver 10.96.0.10\n", "etc/hosts": "10.244.0.7 web-7d9f\n", "data/a/b": "pod data",
+		"run/secrets/kubernetes.io/serviceaccount/token": "T", "etc/config/k": "v",
+		"var/run/secrets/kubernetes.io/serviceaccount/token": "T",
+	})
+	p := plan(t)
+	p.Cover = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/data", "/data/a", "/etc/config", "/var/run/secrets/kubernetes.io/serviceaccount"}
+	p.Hide = []string{"/etc/passwd-", "/no/such/socket", "/etc/group"}
+	// A link in place of a covered path, and the way through a link (/var/run), are not the host's any more.
+	hosts, err := os.ReadFile("/etc/hosts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := start(t, p, tree)
+
+	for _, c := range []struct{ name, script, want string }{
+		{"hostname", "hostname || cat /proc/sys/kernel/hostname", "web-7d9f"},
+		{"covered file", "cat /etc/resolv.conf", "nameserver 10.96.0.10"},
+		{"covered over a host's", "cat /etc/hosts", "10.244.0.7 web-7d9f"},
+		{"a path that the host lacks", "cat /data/a/b", "pod data"},
+		{"a directory made in the host's", "cat /etc/config/k", "v"},
+		{"through a link", "cat /run/secrets/kubernetes.io/serviceaccount/token", "T"},
+		{"what the pod lacks", "test -e /etc/hostname || echo none", "none"},
+		{"hidden", "test -e /etc/group || echo none", "none"},
+		{"a host's file", "test -s /etc/passwd && echo host", "host"},
+		{"own uid", "id -u", fmt.Sprint(os.Getuid())},
+		{"own file", "stat -c %u /data/a/b", fmt.Sprint(os.Getuid())},
+		{"root is read-only", "(echo x >/x) 2>&1 | grep -o 'Read-only file system'", "Read-only file system"},
+		{"no trace of the building", "ls -A / | grep -c -e '^.old$' -e '^.stepin$' -e '^.empty'", "0"},
+		{"tmp is the host's", "test -d " + p.Dir + " && echo host", "host"},
+	} {
+		out, _ := in(t, n, "/bin/sh", "-c", c.script)
+		if out != c.want {
+			t.Errorf("%s: %q, want %q", c.name, out, c.want)
+		}
+	}
+	if now, err := os.ReadFile("/etc/hosts"); err != nil || string(now) != string(hosts) {
+		t.Error("the host's /etc/hosts has changed")
+	}
+	if _, err := os.Stat("/data/a"); err == nil {
+		t.Error("the host has /data/a")
+	}
+	if host, _ := os.Hostname(); host == "web-7d9f" {
+		t.Error("the host's name has changed")
+	}
+}
+
+// A covered path in a directory that belongs to the user, or in /tmp, leaves that directory the host's.
+func TestSharedDirectory(t *testing.T) {
+	dir, err := os.MkdirTemp("/tmp", "stepin-shared-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.WriteFile(dir+"/there", []byte("host"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	tree := pod(t, map[string]string{dir + "/there": "pod", dir + "/made/below/file": "made", dir + "/missing": "file"})
+	p := plan(t)
+	p.Cover = []string{dir + "/there", dir + "/made/below", dir + "/missing"}
+	n := start(t, p, tree)
+	if got := must(t, n, "cat", dir+"/there", dir+"/made/below/file"); got != "podmade" {
+		t.Errorf("inside: %q", got)
+	}
+	must(t, n, "/bin/sh", "-c", "echo new >"+dir+"/new")
+	if b, err := os.ReadFile(dir + "/new"); err != nil || string(b) != "new\n" {
+		t.Errorf("a file made inside, on the host: %q %v", b, err)
+	}
+	if b, err := os.ReadFile(dir + "/there"); err != nil || string(b) != "host" {
+		t.Errorf("the host's own file: %q %v", b, err)
+	}
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(dir + "/made"); err == nil {
+		t.Error("the mount point is left")
+	}
+}
+
+// A rename over a covered host file must not bring the host's file into view.
+func TestRenameOverCovered(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root may make a directory that is not the user's own, which is what this is about")
+	}
+	dir := "/stepin-rename-test"
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	os.WriteFile(dir+"/f", []byte("host"), 0o644)
+	p := plan(t)
+	p.Cover = []string{dir + "/f"}
+	n := start(t, p, pod(t, map[string]string{dir + "/f": "pod"}))
+	os.WriteFile(dir+"/g", []byte("new host"), 0o644)
+	if err := os.Rename(dir+"/g", dir+"/f"); err != nil {
+		t.Fatal(err)
+	}
+	if got := must(t, n, "cat", dir+"/f"); got != "pod" {
+		t.Errorf("after the rename: %q", got)
+	}
+}
+
+// Real root keeps root's access to other users' files, and has no right that reaches out of the namespaces.
+func TestRoot(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("this is about root")
+	}
+	dir := t.TempDir()
+	os.Chown(dir, otherUser, otherUser)
+	os.Chmod(dir, 0o755)
+	n := start(t, plan(t), pod(t, nil))
+	must(t, n, "/bin/sh", "-c", "echo x >"+dir+"/f && chown 1000:1000 "+dir+"/f && mkdir "+dir+"/d")
+	for _, script := range []string{"hostname x && test $(hostname) = x", "ip link set lo down || ifconfig lo down || true"} {
+		in(t, n, "/bin/sh", "-c", script) // all its own
+	}
+	if out, err := in(t, n, "/bin/sh", "-c", "echo 1 >/proc/sys/kernel/sysrq"); err == nil {
+		t.Errorf("root inside could write a setting of the machine: %s", out)
+	}
+}
+
+func TestOrdinaryUserHasNoCapabilities(t *testing.T) {
+	if os.Getuid() == 0 {
+		t.Skip("this is about an ordinary user")
+	}
+	n := start(t, plan(t), pod(t, nil))
+	for _, line := range strings.Split(must(t, n, "grep", "-E", "^Cap(Inh|Prm|Eff|Amb)", "/proc/self/status"), "\n") {
+		if !strings.HasSuffix(line, "\t0000000000000000") {
+			t.Errorf("the debuggee has %s", line)
+		}
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.HolderPid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(grep(string(status), "Cap"))
+}
+
+func grep(text, prefix string) (out []string) {
+	for _, l := range strings.Split(text, "\n") {
+		if strings.HasPrefix(l, prefix) {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+func TestStub(t *testing.T) {
+	dir := t.TempDir()
+	os.WriteFile(dir+"/plain", []byte("x"), 0o644)
+	os.WriteFile(dir+"/tool", []byte("#!/bin/sh\necho tool\n"), 0o755)
+	n := start(t, plan(t), pod(t, nil))
+	for _, c := range []struct {
+		name string
+		argv []string
+		code int
+		say  string
+	}{
+		{"status of the program", n.Wrap([]string{"/bin/sh", "-c", "exit 7"}), 7, ""},
+		{"from PATH", n.Wrap([]string{"tool"}), 0, "tool"},
+		{"no such name", n.Wrap([]string{"no-such-program"}), 127, "stepin stub: exec no-such-program: ENOENT (2)"},
+		{"no such path", n.Wrap([]string{"/no/such"}), 127, "stepin stub: exec /no/such: ENOENT (2)"},
+		{"not executable", n.Wrap([]string{dir + "/plain"}), 126, "stepin stub: exec " + dir + "/plain: EACCES (13)"},
+		{"empty name", n.Wrap([]string{""}), 127, "stepin stub: exec : ENOENT (2)"},
+		{"no such process", []string{n.stub, "999999999", "true"}, 125, "stepin stub: pidfd_open of the holder 999999999: "},
+		{"no number", []string{n.stub, "x", "true"}, 125, "stepin stub: not a process id: x"},
+		{"usage", []string{n.stub, "1"}, 125, "stepin stub: usage: "},
+		{"help", []string{n.stub, "-h"}, 0, "stepin stub: usage: "},
+		{"same directory", n.Wrap([]string{"/bin/pwd"}), 0, dir},
+	} {
+		cmd := exec.Command(c.argv[0], c.argv[1:]...)
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "PATH=/nowhere::"+dir+":/usr/bin:/bin")
+		out, _ := cmd.CombinedOutput()
+		if code := cmd.ProcessState.ExitCode(); code != c.code || !strings.HasPrefix(string(out), c.say) {
+			t.Errorf("%s: %d %q, want %d %q", c.name, code, out, c.code, c.say)
+		}
+	}
+	// With -u it enters the user namespace alone and keeps the capabilities.
+	argv := append([]string{n.stub, "-u"}, n.Wrap([]string{"/bin/sh", "-c", "hostname; readlink /proc/self/ns/mnt; grep CapEff /proc/self/status"})[1:]...)
+	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
+	host, _ := os.Hostname()
+	mnt, _ := os.Readlink("/proc/self/ns/mnt")
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	if err != nil || len(lines) != 3 || lines[0] != host || lines[1] != mnt || strings.HasSuffix(lines[2], "\t0000000000000000") {
+		t.Errorf("-u: %v %q", err, lines)
+	}
+}
+
+func TestManyProcesses(t *testing.T) {
+	n := start(t, plan(t), pod(t, nil))
+	if out, err := in(t, n, "/bin/sh", "-c", "i=0; while [ $i -lt 10000 ]; do (:) ; i=$((i+1)); done; echo done"); err != nil || out != "done" {
+		t.Errorf("%v %s", err, out)
+	}
+	// and the same pids may come and go while somebody lists them
+	for range 20 {
+		if _, err := n.Processes(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestPlanChecked(t *testing.T) {
+	good := Plan{Dir: "/tmp/x", Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}, Cover: []string{"/etc/hosts"}}
+	if p, err := good.checked(); err != nil || p.TunPath != "/dev/net/tun" || p.FusePath != "/dev/fuse" {
+		t.Errorf("%+v %v", p, err)
+	}
+	for name, change := range map[string]func(*Plan){
+		"no directory":   func(p *Plan) { p.Dir = "" },
+		"relative":       func(p *Plan) { p.Cover = []string{"etc"} },
+		"root":           func(p *Plan) { p.Cover = []string{"/"} },
+		"not clean":      func(p *Plan) { p.Hide = []string{"/a/../b"} },
+		"zero byte":      func(p *Plan) { p.Cover = []string{"/a\x00b"} },
+		"loopback":       func(p *Plan) { p.Addrs = []netip.Addr{netip.MustParseAddr("127.0.0.1")} },
+		"no address":     func(p *Plan) { p.Addrs = []netip.Addr{{}} },
+		"many paths":     func(p *Plan) { p.Cover = make([]string, maxPaths+1) },
+		"many addresses": func(p *Plan) { p.Addrs = make([]netip.Addr, maxAddrs+1) },
+	} {
+		p := good
+		change(&p)
+		if _, err := p.checked(); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func TestCanonical(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.MkdirAll(dir+"/real/d", 0o755)
+	os.Symlink("real", dir+"/link")
+	os.Symlink("real/d", dir+"/last")
+	for p, want := range map[string]string{
+		"/link/d":         "/real/d",
+		"/link/no/such/x": "/real/no/such/x",
+		"/last":           "/last", // the link itself is what is replaced
+		"/last/x":         "/real/d/x",
+		"/no/link":        "/no/link",
+	} {
+		if got := canonical(dir + p); got != dir+want {
+			t.Errorf("%s: %s, want %s", p, got, dir+want)
+		}
+	}
+}
