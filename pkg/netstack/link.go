@@ -1,0 +1,204 @@
+package netstack
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+// maxPacket is the largest IP packet, and gVisor's largest pooled buffer, in bytes.
+const maxPacket = buffer.MaxChunkSize
+
+// keepWhole is the packet size in bytes from which the read buffer itself goes up the stack. A smaller packet is copied
+// into chunks of its own size, so that what waits in a receive queue holds little more memory than it has bytes.
+const keepWhole = 48 << 10
+
+// chunk is the size in bytes of the pieces that a packet is copied into. gVisor's pools have powers of two only:
+// one piece would round a packet of 4,148 bytes (half of the smallest window, and its headers) up to 8,192.
+const chunk = 4 << 10
+
+// A link is the TUN device as gVisor sees it, a stack.LinkEndpoint. It starts no goroutine: Stack runs read, and
+// packets to the debuggee are written by whoever made them. So there is no queue that would need a bound: a write to a
+// TUN device runs the kernel's receive path and returns, it never waits.
+//
+// Inbound checksums are not verified (the kernel computed them a moment ago, on this machine). Outbound ones are
+// computed by gVisor: the kernel verifies what comes from a TUN device without virtio headers.
+type link struct {
+	tun *os.File // the caller's; never closed here
+	raw syscall.RawConn
+	mtu uint32
+	log *slog.Logger
+
+	up stack.NetworkDispatcher // set once by Attach, before read starts
+
+	wmu    sync.Mutex // guards what follows: one vectored write at a time
+	iov    [][]byte
+	werr   error
+	writev func(fd uintptr) bool
+
+	ignored, unsent atomic.Uint64 // packets not taken in; packets that the device did not take
+}
+
+func newLink(tun *os.File, mtu int, log *slog.Logger) (*link, error) {
+	raw, err := tun.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("netstack: using the TUN device: %w", err)
+	}
+	l := &link{tun: tun, raw: raw, mtu: uint32(mtu), log: log}
+	l.writev = func(fd uintptr) bool {
+		_, l.werr = unix.Writev(int(fd), l.iov)
+		return true // never wait for room: TCP sends again, UDP may be lost
+	}
+	return l, nil
+}
+
+// read carries packets into the stack until the device is gone or its read deadline passes (Stack.Close sets it).
+func (l *link) read() error {
+	whole := buffer.NewViewSize(maxPacket)
+	defer func() { whole.Release() }()
+	for {
+		n, err := l.tun.Read(whole.AsSlice())
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
+			return nil
+		case errors.Is(err, syscall.EINTR), errors.Is(err, syscall.ENOBUFS), errors.Is(err, syscall.ENOMEM):
+			continue
+		case err != nil:
+			return fmt.Errorf("netstack: reading the TUN device: %w", err)
+		case n == 0:
+			continue
+		}
+		if n < keepWhole {
+			l.deliver(whole.AsSlice()[:n])
+			continue
+		}
+		proto, ok := classify(whole.AsSlice()[:n])
+		if !ok {
+			l.ignored.Add(1)
+			continue
+		}
+		whole.CapLength(n)
+		l.inject(proto, buffer.MakeWithView(whole))
+		whole = buffer.NewViewSize(maxPacket)
+	}
+}
+
+// deliver takes in one packet; p is copied.
+func (l *link) deliver(p []byte) {
+	proto, ok := classify(p)
+	if !ok {
+		l.ignored.Add(1)
+		return
+	}
+	var b buffer.Buffer
+	// The odd piece comes first: it is cut off the front and holds all headers whenever it can.
+	if odd := len(p) % chunk; odd >= maxHeaders || odd == len(p) {
+		_ = b.Append(buffer.NewViewWithData(p[:odd]))
+		p = p[odd:]
+	}
+	for len(p) > 0 {
+		n := min(len(p), chunk)
+		_ = b.Append(buffer.NewViewWithData(p[:n]))
+		p = p[n:]
+	}
+	l.inject(proto, b)
+}
+
+func (l *link) inject(proto tcpip.NetworkProtocolNumber, b buffer.Buffer) {
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: b})
+	l.up.DeliverNetworkPacket(proto, pkt)
+	pkt.DecRef()
+}
+
+// send writes one whole IP packet to the debuggee, in pieces as they lie.
+func (l *link) send(pieces ...[]byte) {
+	l.wmu.Lock()
+	defer l.wmu.Unlock()
+	l.iov = append(l.iov[:0], pieces...)
+	l.flush()
+}
+
+// flush needs wmu.
+func (l *link) flush() {
+	err := l.raw.Write(l.writev)
+	if err == nil {
+		err = l.werr
+	}
+	clear(l.iov) // hold on to nobody's memory
+	if err != nil && l.unsent.Add(1) == 1 {
+		l.log.Debug("netstack: the TUN device does not take packets", "err", err)
+	}
+}
+
+// WritePackets implements stack.LinkWriter. A packet that the device does not take is lost, like on any network.
+func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
+	l.wmu.Lock()
+	defer l.wmu.Unlock()
+	for _, pkt := range pkts.AsSlice() {
+		views, skip := pkt.AsViewList()
+		l.iov = l.iov[:0]
+		for v := views.Front(); v != nil; v = v.Next() {
+			s := v.AsSlice()
+			n := min(skip, len(s))
+			skip -= n
+			if s = s[n:]; len(s) > 0 {
+				l.iov = append(l.iov, s)
+			}
+		}
+		l.flush()
+	}
+	return pkts.Len(), nil
+}
+
+// Attach implements stack.NetworkLinkEndpoint. gVisor calls it with nil when the NIC is removed; the reader has ended
+// by then.
+func (l *link) Attach(d stack.NetworkDispatcher) { l.up = d }
+
+// IsAttached implements stack.NetworkLinkEndpoint.
+func (l *link) IsAttached() bool { return l.up != nil }
+
+// MTU implements stack.NetworkLinkEndpoint.
+func (l *link) MTU() uint32 { return l.mtu }
+
+// SetMTU implements stack.NetworkLinkEndpoint; the device's MTU is the holder's to set.
+func (l *link) SetMTU(uint32) {}
+
+// MaxHeaderLength implements stack.NetworkLinkEndpoint: a TUN device has no link header.
+func (*link) MaxHeaderLength() uint16 { return 0 }
+
+// LinkAddress implements stack.NetworkLinkEndpoint.
+func (*link) LinkAddress() tcpip.LinkAddress { return "" }
+
+// SetLinkAddress implements stack.NetworkLinkEndpoint.
+func (*link) SetLinkAddress(tcpip.LinkAddress) {}
+
+// Capabilities implements stack.NetworkLinkEndpoint.
+func (*link) Capabilities() stack.LinkEndpointCapabilities { return stack.CapabilityRXChecksumOffload }
+
+// Wait implements stack.NetworkLinkEndpoint: there is no goroutine to wait for.
+func (*link) Wait() {}
+
+// ARPHardwareType implements stack.NetworkLinkEndpoint.
+func (*link) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareNone }
+
+// AddHeader implements stack.NetworkLinkEndpoint.
+func (*link) AddHeader(*stack.PacketBuffer) {}
+
+// ParseHeader implements stack.NetworkLinkEndpoint.
+func (*link) ParseHeader(*stack.PacketBuffer) bool { return true }
+
+// Close implements stack.NetworkLinkEndpoint; the device is the caller's.
+func (*link) Close() {}
+
+// SetOnCloseAction implements stack.NetworkLinkEndpoint.
+func (*link) SetOnCloseAction(func()) {}
