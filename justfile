@@ -38,7 +38,7 @@ demo: build
 fmt:
     @find {{ go_dirs }} -name '*.go' -not -path '*/testdata/*' -exec gofmt -l -w {} +
 
-# fuzz one target (`fuzz FuzzHeader 5m`), or each in turn
+# fuzz one target (`fuzz FuzzParse 5m`), or each in turn
 [no-exit-message]
 fuzz target="" time="20s":
     @.ci/fuzz '{{ target }}' '{{ time }}'
