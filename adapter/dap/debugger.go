@@ -1,0 +1,194 @@
+package dap
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+
+	"github.com/stepin-dev/stepin/pkg/fail"
+)
+
+// serve forwards what the real debugger says until it ends, and then answers what it left unanswered.
+func (r *run) serve() {
+	defer close(r.gone)
+	err := r.link.read(r.onMessage)
+	if !errors.Is(err, io.EOF) {
+		r.c.log.Debug("reading from the real debugger", "error", err)
+	}
+	r.link.close()
+	r.outs.drain()
+	r.lost()
+	r.outs.close()
+}
+
+// lost is called when the connection has ended. An end that nobody asked for is told to the editor.
+func (r *run) lost() {
+	c := r.c
+	r.mu.Lock()
+	expected := r.quiet || r.finished
+	r.mu.Unlock()
+	c.mu.Lock()
+	// launch, restart and disconnect have an answer of their own.
+	told := c.phase == launching || c.phase == ending || c.swap != nil && c.swap.changing
+	c.mu.Unlock()
+	var died error = fail.New(fail.DebuggerFailed, "", "%s has ended", r.name)
+	if !expected {
+		died = r.death()
+		r.kill() // its debuggee must not run on unseen
+		if !told {
+			c.say(died)
+		}
+	}
+	r.failPending(died)
+	if !expected && !told {
+		c.setPaused(r, false)
+		c.terminate()
+	}
+}
+
+// failPending answers every request that will not be answered any more.
+func (r *run) failPending(err error) {
+	for _, p := range r.link.takeAll() {
+		switch {
+		case p.done != nil:
+			p.done(nil)
+		default:
+			r.c.refuse(p.seq, p.command, err)
+		}
+	}
+}
+
+func (r *run) onMessage(m *Message) {
+	switch m.Type {
+	case "response":
+		r.onResponse(m)
+	case "event":
+		r.onEvent(m)
+	default:
+		r.onReverse(m)
+	}
+}
+
+func (r *run) onResponse(m *Message) {
+	p := r.link.take(m.RequestSeq)
+	if p == nil {
+		r.c.log.Debug("dropped", "message", m.String())
+		return
+	}
+	if p.done != nil {
+		p.done(m)
+		return
+	}
+	if m.Success {
+		switch p.command {
+		case "continue", "next", "stepIn", "stepOut", "stepBack", "reverseContinue", "goto", "configurationDone":
+			r.c.setPaused(r, false)
+		}
+		r.c.learn(r, p.key, m)
+	}
+	m.RequestSeq = p.seq
+	r.c.toEditor(m)
+}
+
+func (r *run) onEvent(m *Message) {
+	r.mu.Lock()
+	quiet := r.quiet
+	if m.Event == "terminated" {
+		r.finished = true
+	}
+	r.mu.Unlock()
+	if quiet {
+		return
+	}
+	switch m.Event {
+	case "initialized":
+		if !r.start.first {
+			r.start.onReady(r)
+			return
+		}
+	case "process":
+		r.onProcess(m)
+	case "stopped":
+		r.c.setPaused(r, true)
+		r.ids.stopped(m)
+	case "breakpoint":
+		r.ids.breakpoint(m)
+	case "continued":
+		r.c.setPaused(r, false)
+	case "exited", "terminated":
+		r.outs.drain()
+		r.c.setPaused(r, false)
+		r.c.onEnd(r, m)
+		return
+	}
+	r.c.toEditor(m)
+}
+
+// onProcess remembers the debuggee, for kill.
+func (r *run) onProcess(m *Message) {
+	var body struct {
+		Pid int `json:"systemProcessId"`
+	}
+	if decode(m.Field("body"), &body) != nil || body.Pid <= 1 {
+		return
+	}
+	p, err := os.FindProcess(body.Pid)
+	if err != nil {
+		return
+	}
+	r.mu.Lock()
+	r.debuggee = p
+	r.mu.Unlock()
+}
+
+// onEnd passes on exited and terminated: later, if a restart is under way that may succeed, or disconnect wants to
+// answer first.
+func (c *conversation) onEnd(r *run, m *Message) {
+	c.mu.Lock()
+	switch {
+	case c.run != r, c.terminated, c.phase == ending && m.Event == "terminated":
+		c.mu.Unlock()
+		return
+	case c.swap != nil:
+		c.swap.ends = append(c.swap.ends, m)
+		c.mu.Unlock()
+		return
+	}
+	c.terminated = m.Event == "terminated"
+	c.mu.Unlock()
+	c.toEditor(m)
+}
+
+// setPaused passes on whether the debuggee of the present run stands.
+func (c *conversation) setPaused(r *run, paused bool) {
+	c.mu.Lock()
+	change := c.run == r && c.paused != paused
+	if change {
+		c.paused = paused
+	}
+	c.mu.Unlock()
+	if change {
+		r.session.runner.SetPaused(paused)
+	}
+}
+
+// onReverse passes a request of the real debugger (runInTerminal, startDebugging) to the editor.
+func (r *run) onReverse(m *Message) {
+	seq, command := m.Seq, m.Command
+	if _, err := r.c.editor.ask(m, &pending{command: command, seq: seq, from: r}); err != nil {
+		answer := newFailure(seq, command, err.Error(), int(fail.Internal), err.Error(), false)
+		if err := r.link.send(answer); err != nil {
+			r.c.log.Debug("answering the real debugger", "error", err)
+		}
+	}
+}
+
+// fields returns an object of the message, "body" or "arguments", by its fields; an absent one is empty.
+func fields(m *Message, name string) map[string]json.RawMessage {
+	f := map[string]json.RawMessage{}
+	if decode(m.Field(name), &f) != nil || f == nil {
+		return map[string]json.RawMessage{}
+	}
+	return f
+}

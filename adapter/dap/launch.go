@@ -1,0 +1,271 @@
+package dap
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/stepin-dev/stepin/pkg/config"
+	"github.com/stepin-dev/stepin/pkg/fail"
+)
+
+// errAnswered says that the request has its answer already: the real debugger's own.
+var errAnswered = errors.New("dap: launching: the real debugger refused")
+
+// begin starts an operation, or says why not. Its context ends with the conversation or by cancel.
+func (c *conversation) begin(m *Message, title string, work func(context.Context, *operation) error) {
+	ctx, cancel := context.WithCancel(c.ctx)
+	op := &operation{seq: m.Seq, cancel: cancel, done: make(chan struct{})}
+	c.mu.Lock()
+	c.op = op
+	c.mu.Unlock()
+	op.progress = c.startProgress(m.Seq, title)
+	c.wg.Go(func() {
+		defer close(op.done)
+		defer cancel()
+		err := work(ctx, op)
+		op.progress.end()
+		c.mu.Lock()
+		if c.op == op {
+			c.op = nil
+		}
+		c.mu.Unlock()
+		if ctx.Err() != nil && err != nil {
+			err = context.Canceled
+		}
+		if err != nil && !errors.Is(err, errAnswered) {
+			c.refuse(m.Seq, m.Command, err)
+		}
+	})
+}
+
+func (c *conversation) onLaunch(m *Message) {
+	c.mu.Lock()
+	if c.phase != idle || c.announced == nil {
+		c.mu.Unlock()
+		c.refuse(m.Seq, m.Command, fail.New(fail.Internal, "", "launch comes once, after initialize"))
+		return
+	}
+	c.phase = launching
+	c.mu.Unlock()
+	c.begin(m, "stepin", func(ctx context.Context, op *operation) error {
+		s, err := c.launch(ctx, m, op)
+		if err == nil {
+			return nil
+		}
+		if s != nil {
+			s.close(c.log)
+		}
+		c.mu.Lock()
+		if c.phase != ending {
+			c.phase, c.run, c.session = idle, nil, nil
+			c.memory.init()
+		}
+		c.mu.Unlock()
+		return err
+	})
+}
+
+// launch does what F5 asks for. On an error it has ended the real debugger; the session it returns is the caller's.
+func (c *conversation) launch(ctx context.Context, m *Message, op *operation) (*live, error) {
+	cfg, d, noDebug, err := c.configure(m)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.canShow(d); err != nil {
+		return nil, err
+	}
+	s, program, err := c.prepare(ctx, cfg, d, op.progress)
+	if err != nil {
+		return nil, err
+	}
+	s.noDebug = noDebug
+	c.mu.Lock()
+	if c.phase == ending {
+		c.mu.Unlock()
+		return s, context.Canceled
+	}
+	c.session = s
+	c.mu.Unlock()
+	c.wg.Go(func() { c.watch(s) })
+	op.progress.update("starting "+d.Name(), 0, 0)
+	answered := make(chan *Message, 1)
+	r, err := c.startRun(ctx, s, d, program, starting{first: true, onLaunch: func(answer *Message) {
+		// In the reader of the real debugger, so that the order of its messages stays.
+		if answer != nil {
+			if answer.Success {
+				op.progress.end()
+				c.mu.Lock()
+				if c.phase == launching {
+					c.phase = running
+				}
+				c.mu.Unlock()
+			}
+			answer.RequestSeq = m.Seq
+			c.toEditor(answer)
+		}
+		answered <- answer
+	}})
+	if err != nil {
+		return s, err
+	}
+	select {
+	case answer := <-answered:
+		if answer == nil {
+			return s, r.death()
+		}
+		if !answer.Success {
+			r.end()
+			return s, errAnswered
+		}
+		return s, nil
+	case <-ctx.Done():
+		r.end()
+		return s, ctx.Err()
+	}
+}
+
+// configure reads launch arguments and prepares the real debugger they name.
+func (c *conversation) configure(m *Message) (*config.Launch, Debugger, bool, error) {
+	args := m.Field("arguments")
+	var editor struct {
+		NoDebug bool `json:"noDebug"`
+	}
+	if err := decode(args, &editor); err != nil {
+		return nil, nil, false, fail.Wrap(fail.ConfigValue, err, "", "launch arguments")
+	}
+	cfg, err := c.o.Parse(args)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	d, err := c.debugger(cfg, editor.NoDebug)
+	return cfg, d, editor.NoDebug, err
+}
+
+func (c *conversation) debugger(cfg *config.Launch, noDebug bool) (Debugger, error) {
+	prepare := c.o.Debuggers[cfg.Debugger.Type]
+	if prepare == nil {
+		return nil, fail.New(fail.ConfigValue, `write "debugger": {"type": "go", "program": "…"}`,
+			"debugger.type %q is none that a launch can use", cfg.Debugger.Type)
+	}
+	return prepare(cfg, noDebug, c.o.Place)
+}
+
+// canShow checks that the editor has the console that the configuration asks for.
+func (c *conversation) canShow(d Debugger) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if d.Console() != InternalConsole && !c.client.Terminal {
+		return fail.New(fail.ConfigValue, `use "console": "internalConsole"`,
+			"console %q needs an editor that can run a program in a terminal, and this one cannot", d.Console())
+	}
+	return nil
+}
+
+// prepare starts the session and builds, side by side, since each takes seconds. The first error cancels the other.
+func (c *conversation) prepare(ctx context.Context, cfg *config.Launch, d Debugger, p *progress) (*live, string, error) {
+	life, stop := context.WithCancel(c.ctx) // the session's: it follows the launch only until both have succeeded
+	work, cancel := context.WithCancel(ctx)
+	defer cancel()
+	follow := context.AfterFunc(work, stop)
+	var g errgroup.Group
+	attempt := func(step func() error) {
+		g.Go(func() error {
+			err := step()
+			if err != nil {
+				cancel()
+			}
+			return err
+		})
+	}
+	dir := make(chan string, 1)
+	var told sync.Once
+	tell := func(path string) { told.Do(func() { dir <- path }) }
+	var runner Runner
+	attempt(func() (err error) {
+		runner, err = c.o.Start(life, cfg, d.Hints(), Hooks{Progress: p.update, Notice: c.notice, Dir: tell})
+		if err == nil {
+			tell(runner.Dir())
+		}
+		return err
+	})
+	var program string
+	attempt(func() (err error) {
+		select {
+		case path := <-dir:
+			program, err = d.Build(work, path, c.print)
+			return err
+		case <-work.Done():
+			return work.Err()
+		}
+	})
+	err := g.Wait()
+	s := &live{runner: runner, stop: stop, config: cfg, debugger: d, closed: make(chan struct{})}
+	if err == nil && !follow() {
+		err = work.Err() // cancelled in the last moment
+	}
+	if err == nil {
+		s.program = program
+		return s, program, nil
+	}
+	stop()
+	if runner == nil {
+		s.runner = noRunner{}
+	}
+	s.close(c.log)
+	return nil, "", err
+}
+
+// noRunner stands for a session that did not start.
+type noRunner struct{ Runner }
+
+func (noRunner) Close() error { return nil }
+
+// watch tells the editor when the session ends by itself.
+func (c *conversation) watch(s *live) {
+	select {
+	case <-s.closed:
+		return
+	case <-s.runner.Done():
+	}
+	c.mu.Lock()
+	r, over := c.run, c.phase == ending || c.session != s
+	c.mu.Unlock()
+	select {
+	case <-s.closed:
+		return
+	default:
+	}
+	if over {
+		return
+	}
+	if err := s.runner.Err(); err != nil {
+		c.say(err)
+	}
+	if r != nil {
+		r.end()
+	}
+	c.terminate()
+}
+
+// say shows an error of ours in the console.
+func (c *conversation) say(err error) {
+	text := "stepin: " + err.Error() + "\n"
+	if hint := fail.Hint(err); hint != "" {
+		text += "hint: " + hint + "\n"
+	}
+	c.print("stderr", text)
+}
+
+// terminate tells the editor that the debuggee is gone, once.
+func (c *conversation) terminate() {
+	c.mu.Lock()
+	told := c.terminated
+	c.terminated = true
+	c.mu.Unlock()
+	if !told {
+		c.toEditor(newEvent("terminated", nil))
+	}
+}

@@ -1,0 +1,252 @@
+package dap
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+
+	"github.com/stepin-dev/stepin/pkg/config"
+	"github.com/stepin-dev/stepin/pkg/fail"
+)
+
+// maxHeld bounds the requests that wait for the new real debugger.
+const maxHeld = 256
+
+// swap is a restart under way: what must not reach the editor, or not yet. Guarded by conversation.mu.
+type swap struct {
+	changing bool       // between the end of the old real debugger and the new one's readiness
+	held     []held     // requests that came then
+	ends     []*Message // exited and terminated of the old one, which count only if the restart fails
+}
+
+type held struct {
+	message *Message
+	key     string
+}
+
+func (s *swap) hold(h held) bool {
+	if len(s.held) >= maxHeld {
+		return false
+	}
+	s.held = append(s.held, h)
+	return true
+}
+
+func (c *conversation) onRestart(m *Message) {
+	c.mu.Lock()
+	ready := c.phase == running && c.swap == nil && !c.terminated
+	if ready {
+		c.swap = &swap{}
+	}
+	c.mu.Unlock()
+	if !ready {
+		c.refuse(m.Seq, m.Command, fail.New(fail.Internal, "", "nothing runs that could be restarted"))
+		return
+	}
+	c.begin(m, "stepin: restart", func(ctx context.Context, op *operation) error {
+		err := c.restart(ctx, m, op)
+		c.settle(err)
+		return err
+	})
+}
+
+// restart builds, then starts a new real debugger in the same session. Until the build is through the old run lives.
+func (c *conversation) restart(ctx context.Context, m *Message, op *operation) error {
+	c.mu.Lock()
+	s, old := c.session, c.run
+	c.mu.Unlock()
+	d, cfg, err := c.reconfigure(m, s)
+	if err != nil {
+		return err
+	}
+	op.progress.update("building", 0, 0)
+	program, err := d.Build(ctx, s.runner.Dir(), c.print)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	if c.phase != running {
+		c.mu.Unlock()
+		return context.Canceled
+	}
+	c.swap.changing = true
+	wasPaused := c.paused
+	former := s.program
+	s.former = append(s.former, s.debugger)
+	s.debugger, s.config, s.program = d, cfg, program
+	c.mu.Unlock()
+	c.setPaused(old, false)
+	old.mu.Lock()
+	old.quiet = true
+	old.mu.Unlock()
+	old.failPending(fail.New(fail.Internal, "", "the program was restarted"))
+	old.end()
+	if former != program && filepath.Dir(former) == s.runner.Dir() {
+		os.Remove(former) // else every restart leaves one in what may be memory
+	}
+	op.progress.update("starting "+d.Name(), 0, 0)
+	return c.startAgain(ctx, m, op, s, d, program, wasPaused)
+}
+
+// reconfigure prepares the real debugger from the configuration that came with the request (VS Code sends the edited
+// one), else from the launch's.
+func (c *conversation) reconfigure(m *Message, s *live) (Debugger, *config.Launch, error) {
+	var args struct {
+		Arguments json.RawMessage `json:"arguments"`
+	}
+	if err := decode(m.Field("arguments"), &args); err != nil {
+		return nil, nil, fail.Wrap(fail.ConfigValue, err, "", "restart arguments")
+	}
+	cfg := s.config
+	if len(args.Arguments) > 0 && string(args.Arguments) != "null" {
+		var err error
+		if cfg, err = c.o.Parse(args.Arguments); err != nil {
+			return nil, nil, err
+		}
+	}
+	d, err := c.debugger(cfg, s.noDebug)
+	if err == nil {
+		err = c.canShow(d)
+	}
+	return d, cfg, err
+}
+
+// startAgain starts the new real debugger and returns when it is configured and runs.
+func (c *conversation) startAgain(ctx context.Context, m *Message, op *operation, s *live, d Debugger, program string, wasPaused bool) error {
+	launched := make(chan *Message, 1)
+	configured := make(chan struct{})
+	answer := func() {
+		op.progress.end()
+		c.reply(newResponse(m.Seq, m.Command, nil))
+		if wasPaused { // the editor still shows the old run's stack
+			c.reply(newEvent("continued", map[string]any{"threadId": 1, "allThreadsContinued": true}))
+		}
+	}
+	r, err := c.startRun(ctx, s, d, program, starting{
+		onLaunch: func(m *Message) { launched <- m },
+		onReady:  func(r *run) { c.replay(r, func() { answer(); close(configured) }) },
+	})
+	if err != nil {
+		return err
+	}
+	for {
+		select {
+		case m := <-launched:
+			if m == nil {
+				return r.death()
+			}
+			if !m.Success {
+				r.end()
+				return refusal(r.name, m)
+			}
+			if s.noDebug { // no initialized event comes
+				answer()
+				return nil
+			}
+			launched = nil
+		case <-configured:
+			return nil
+		case <-r.gone:
+			return r.death()
+		case <-ctx.Done():
+			r.end()
+			return ctx.Err()
+		}
+	}
+}
+
+// refusal is the real debugger's own sentence.
+func refusal(name string, m *Message) error {
+	var body errorBody
+	if decode(m.Field("body"), &body) != nil || body.Error.Format == "" {
+		return fail.New(fail.DebuggerFailed, "", "%s refused to start the program", name)
+	}
+	return fail.New(fail.DebuggerFailed, "", "%s", body.Error.Format)
+}
+
+// replay configures the new real debugger like the old one. It is called in the run's reader and does not wait: each
+// answer leads to the next request. done is called before the debuggee runs on.
+func (c *conversation) replay(r *run, done func()) {
+	c.mu.Lock()
+	entries := append([]*remembered(nil), c.memory.entries...)
+	configured := c.memory.configured
+	c.mu.Unlock()
+	var next func(i int)
+	next = func(i int) {
+		if i < len(entries) {
+			e := entries[i]
+			r.ask(e.command, e.arguments, func(m *Message) {
+				if m != nil && m.Success {
+					c.relearn(r, e, m)
+				}
+				if m != nil {
+					next(i + 1)
+				}
+			})
+			return
+		}
+		done()
+		if configured {
+			r.ask("configurationDone", nil, func(*Message) {})
+		}
+		c.release(r)
+	}
+	next(0)
+}
+
+// relearn tells the editor what became of its breakpoints in the new program: they may have moved or gone.
+func (c *conversation) relearn(r *run, e *remembered, m *Message) {
+	c.mu.Lock()
+	e.ids = c.memory.answer(r.ids, m, e.ids)
+	c.mu.Unlock()
+	var list []json.RawMessage
+	if decode(fields(m, "body")["breakpoints"], &list) != nil {
+		return
+	}
+	for i, b := range list {
+		if i < len(e.ids) && e.ids[i] != 0 {
+			c.toEditor(newEvent("breakpoint", map[string]any{"reason": "changed", "breakpoint": b}))
+		}
+	}
+}
+
+// release sends the new real debugger what came meanwhile.
+func (c *conversation) release(r *run) {
+	c.mu.Lock()
+	var waiting []held
+	if c.swap != nil {
+		waiting, c.swap.held, c.swap.changing = c.swap.held, nil, false
+	}
+	c.mu.Unlock()
+	for _, h := range waiting {
+		r.forward(h.message, h.key)
+	}
+}
+
+// settle ends the restart. Where it failed before the old run was ended, the old run lives and what it said meanwhile
+// counts; where it failed later, the debuggee is gone.
+func (c *conversation) settle(err error) {
+	c.mu.Lock()
+	s := c.swap
+	c.swap = nil
+	r := c.run
+	c.mu.Unlock()
+	for _, h := range s.held { // none after a success
+		if err != nil {
+			c.refuse(h.message.Seq, h.message.Command, fail.New(fail.DebuggerFailed, "", "the restart failed"))
+		} else {
+			r.forward(h.message, h.key)
+		}
+	}
+	switch {
+	case err == nil:
+	case s.changing:
+		c.say(err)
+		c.terminate()
+	default:
+		for _, m := range s.ends {
+			c.onEnd(r, m)
+		}
+	}
+}

@@ -1,0 +1,360 @@
+package dap
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stepin-dev/stepin/pkg/fail"
+)
+
+// maxSocketPath is the longest path of a unix socket: sun_path holds 108 bytes with its end (unix(7)).
+const maxSocketPath = 107
+
+// run is one real debugger with its debuggee: a launch makes one, and each restart.
+//
+// Goroutines: (1) the reader of its messages, which forwards them in order; (2) the watcher of its process (not in a
+// terminal); (3) the reader of its own output (not in a terminal). All end when the process has.
+type run struct {
+	c       *conversation
+	name    string
+	link    *link
+	process *os.Process   // a pidfd where the kernel has them: killing never hits a stranger
+	exited  chan struct{} // the process has been reaped; nil in a terminal
+	outs    *outputs
+	start   starting
+	session *live
+	gone    chan struct{} // the reader has ended
+	ids     *translation  // nil in the first run
+
+	mu       sync.Mutex
+	quiet    bool        // ended on purpose: what it still says is not for the editor
+	finished bool        // it said terminated
+	debuggee *os.Process // from its process event
+	last     []string    // the last lines it printed itself
+	status   string      // how its process ended
+}
+
+// starting says what a run is started for.
+type starting struct {
+	first    bool
+	onLaunch func(answer *Message) // its answer to the launch request; nil: it ended before
+	onReady  func(r *run)          // its initialized event, in runs after the first; must not wait
+}
+
+// startRun starts the real debugger, connects and sends it initialize and launch. On an error nothing is left of it.
+func (c *conversation) startRun(ctx context.Context, s *live, d Debugger, program string, st starting) (*run, error) {
+	c.mu.Lock()
+	c.memory.runs++
+	n := c.memory.runs
+	init := c.initArgs
+	c.mu.Unlock()
+	dir := s.runner.Dir()
+	socket := filepath.Join(dir, fmt.Sprintf("dap%d", n))
+	if len(socket) > maxSocketPath {
+		return nil, fail.New(fail.DebuggerFailed, "set XDG_RUNTIME_DIR or TMPDIR to a shorter path",
+			"the path of the debugger's socket, %s, is longer than the %d bytes a socket may have", socket, maxSocketPath)
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return nil, fail.Wrap(fail.DebuggerFailed, err, "", "no socket for the debugger")
+	}
+	defer listener.Close() // removes the path, too
+	r := &run{c: c, name: d.Name(), start: st, session: s, gone: make(chan struct{})}
+	if d.Console() == InternalConsole {
+		if r.outs, err = newOutputs(dir, n, c.print); err != nil {
+			return nil, err
+		}
+	}
+	args, err := r.arguments(d, program)
+	if err == nil {
+		err = r.spawn(ctx, s.runner, d, listener)
+	}
+	if err != nil {
+		r.kill()
+		r.outs.close()
+		return nil, err
+	}
+	if !st.first {
+		r.ids = newTranslation()
+	}
+	c.mu.Lock()
+	c.run = r
+	c.mu.Unlock()
+	r.ask("initialize", initializeArguments(init), func(m *Message) {
+		if m != nil && m.Success {
+			c.correct(m.Field("body"))
+		}
+	})
+	r.ask("launch", args, st.onLaunch)
+	c.wg.Go(r.serve)
+	return r, nil
+}
+
+// initializeArguments are the editor's, with the protocol's defaults written out: Delve reads absent ones as false.
+func initializeArguments(args json.RawMessage) json.RawMessage {
+	for name, value := range map[string]string{"pathFormat": `"path"`, "linesStartAt1": "true", "columnsStartAt1": "true"} {
+		args = withField(args, name, json.RawMessage(value))
+	}
+	return args
+}
+
+// correct tells the editor where the real debugger can more or less than was announced.
+func (c *conversation) correct(body json.RawMessage) {
+	can := map[string]json.RawMessage{}
+	if decode(body, &can) != nil {
+		return
+	}
+	c.mu.Lock()
+	c.cancels = string(can["supportsCancelRequest"]) == "true"
+	differ := map[string]json.RawMessage{}
+	for name, v := range can {
+		if !ownCapabilities[name] && compact(v) != compact(c.announced[name]) {
+			differ[name], c.announced[name] = v, v
+		}
+	}
+	for name, v := range c.announced {
+		if _, ok := can[name]; !ok && string(v) == "true" && !ownCapabilities[name] {
+			differ[name], c.announced[name] = json.RawMessage("false"), json.RawMessage("false")
+		}
+	}
+	c.mu.Unlock()
+	if len(differ) > 0 {
+		c.toEditor(newEvent("capabilities", map[string]any{"capabilities": differ}))
+	}
+}
+
+// compact makes equal JSON texts equal strings; an absent capability is false.
+func compact(v json.RawMessage) string {
+	if len(v) == 0 || string(v) == "null" {
+		return "false"
+	}
+	var any any
+	if json.Unmarshal(v, &any) != nil {
+		return string(v)
+	}
+	b, err := json.Marshal(any)
+	if err != nil {
+		return string(v)
+	}
+	return string(b)
+}
+
+func (r *run) arguments(d Debugger, program string) (json.RawMessage, error) {
+	l := Launching{Program: program, Environ: r.session.runner.PodEnviron}
+	if r.outs != nil {
+		l.Stdout, l.Stderr = r.outs.paths()
+	}
+	return d.Arguments(l)
+}
+
+// spawn starts the process, in the editor's terminal if the configuration says so, and accepts its connection.
+func (r *run) spawn(ctx context.Context, place Runner, d Debugger, listener *net.UnixListener) error {
+	command := d.Command(listener.Addr().String())
+	argv := place.Wrap(command.Argv)
+	limit := connectTime
+	var err error
+	if d.Console() == InternalConsole {
+		err = r.startProcess(argv, command, d)
+	} else {
+		limit = terminalTime
+		err = r.c.runInTerminal(ctx, argv, command, d)
+	}
+	if err != nil {
+		return err
+	}
+	conn, pid, err := r.accept(ctx, listener, limit)
+	if err != nil {
+		return err
+	}
+	if r.process == nil {
+		if r.process, err = os.FindProcess(pid); err != nil {
+			r.c.log.Debug("finding the debugger's process", "error", err)
+		}
+	}
+	r.link = newLink(r.name, conn, r.c.log)
+	return nil
+}
+
+func (r *run) startProcess(argv []string, command Command, d Debugger) error {
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env, cmd.Dir = command.Env, command.Dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an editor's SIGINT to its own group is not for the debuggee
+	own, into, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("dap: making a pipe for %s: %w", r.name, err)
+	}
+	cmd.Stdout, cmd.Stderr = into, into
+	err = cmd.Start()
+	into.Close()
+	if err != nil {
+		own.Close()
+		return fail.Wrap(fail.DebuggerFailed, err, "stepin doctor", "%s does not start", r.name)
+	}
+	r.process, r.exited = cmd.Process, make(chan struct{})
+	r.c.wg.Go(func() {
+		cmd.Wait()
+		r.mu.Lock()
+		r.status = cmd.ProcessState.String()
+		r.mu.Unlock()
+		close(r.exited)
+		// Grandchildren may hold the pipe open for ever.
+		time.AfterFunc(politeEnd, func() { own.Close() })
+	})
+	r.c.wg.Go(func() { r.readOwn(own, d) })
+	return nil
+}
+
+// readOwn shows what the real debugger prints itself as far as it wants, and keeps the last lines for its obituary.
+func (r *run) readOwn(from io.ReadCloser, d Debugger) {
+	const keep, longest = 20, 64 << 10 // lines; bytes
+	defer from.Close()
+	lines := bufio.NewReaderSize(from, longest)
+	for {
+		b, err := lines.ReadSlice('\n')
+		if line := strings.TrimRight(string(b), "\r\n"); line != "" {
+			text, show := d.Log(line)
+			r.mu.Lock()
+			r.last = append(r.last, text)
+			r.last = r.last[max(0, len(r.last)-keep):]
+			r.mu.Unlock()
+			if show {
+				r.c.print("console", text+"\n")
+			}
+		}
+		if err != nil && err != bufio.ErrBufferFull {
+			return
+		}
+	}
+}
+
+// accept waits for the connection of a process of the same user, and returns it with its pid.
+func (r *run) accept(ctx context.Context, listener *net.UnixListener, limit time.Duration) (net.Conn, int, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	type peer struct {
+		conn *net.UnixConn
+		pid  int
+	}
+	found := make(chan peer, 1)
+	go func() { // ends with the listener, which startRun closes
+		for {
+			conn, err := listener.AcceptUnix()
+			if err != nil {
+				close(found)
+				return
+			}
+			if cred, err := peerCredentials(conn); err == nil && int(cred.Uid) == os.Getuid() {
+				found <- peer{conn, int(cred.Pid)}
+				return
+			}
+			conn.Close()
+		}
+	}()
+	select {
+	case p, ok := <-found:
+		if !ok {
+			return nil, 0, r.death()
+		}
+		return p.conn, p.pid, nil
+	case <-r.exited:
+	case <-ctx.Done():
+	}
+	listener.Close()
+	if p, ok := <-found; ok {
+		p.conn.Close()
+	}
+	if ctx.Err() == context.DeadlineExceeded {
+		return nil, 0, fail.New(fail.DebuggerFailed, "stepin doctor", "%s did not connect within %s", r.name, limit)
+	}
+	if ctx.Err() != nil {
+		return nil, 0, ctx.Err()
+	}
+	return nil, 0, r.death()
+}
+
+func peerCredentials(conn *net.UnixConn) (cred *unix.Ucred, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if cerr != nil {
+		return nil, cerr
+	}
+	return cred, err
+}
+
+// ask sends a request of ours; done gets the answer, or nil if there will be none.
+func (r *run) ask(command string, args any, done func(*Message)) {
+	if _, err := r.link.ask(newRequest(command, args), &pending{command: command, done: done}); err != nil && done != nil {
+		done(nil)
+	}
+}
+
+// death is the error of a real debugger that ended by itself.
+func (r *run) death() error {
+	if r.exited != nil {
+		select { // its last words and status come a moment after its connection ends
+		case <-r.exited:
+		case <-time.After(flushEnd):
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	what := r.name + " ended unexpectedly"
+	if r.status != "" {
+		what += " (" + r.status + ")"
+	}
+	if n := len(r.last); n > 0 {
+		what += "; its last line: " + r.last[n-1]
+	}
+	return fail.New(fail.DebuggerFailed, "start it again; if it happens again, `stepin doctor` checks the machine", "%s", what)
+}
+
+// kill ends the real debugger and the debuggee without asking.
+func (r *run) kill() {
+	r.mu.Lock()
+	debuggee := r.debuggee
+	r.mu.Unlock()
+	for _, p := range []*os.Process{r.process, debuggee} {
+		if p != nil {
+			p.Kill() // it may have ended: nothing to do then
+		}
+	}
+}
+
+// end asks the real debugger to end the debuggee and itself, then makes it. It returns when the reader has ended.
+func (r *run) end() {
+	answered := make(chan struct{})
+	r.ask("disconnect", map[string]bool{"terminateDebuggee": true}, func(*Message) { close(answered) })
+	limit := time.NewTimer(politeEnd)
+	defer limit.Stop()
+	select {
+	case <-answered:
+		select { // Delve closes the connection when it has sent everything
+		case <-r.gone:
+		case <-limit.C:
+		}
+	case <-r.gone:
+	case <-limit.C:
+	}
+	r.kill()
+	r.link.close()
+	<-r.gone
+	if r.exited != nil {
+		<-r.exited
+	}
+}

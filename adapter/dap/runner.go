@@ -1,0 +1,96 @@
+package dap
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/stepin-dev/stepin/pkg/config"
+)
+
+// Runner is the session as the adapter sees it: a place that processes can be started in. pkg/session implements it.
+type Runner interface {
+	// Wrap turns a command line into one that runs it in the session's place; argv[0] is absolute.
+	Wrap(argv []string) []string
+	// PodEnviron is what the launch arguments' env must set, or unset (nil), over the adapter's own clean environment,
+	// so that the debuggee has the pod's variables; launch is what the user wrote there.
+	PodEnviron(launch map[string]*string) map[string]*string
+	// Dir is a private directory (0700) that both sides see under the same path. It is removed with the session.
+	Dir() string
+	// SetPaused says that the debuggee stands at a breakpoint. It does not wait.
+	SetPaused(paused bool)
+	// Done is closed when the session has ended by itself; Err says why.
+	Done() <-chan struct{}
+	Err() error
+	// Close ends the session and every process in it. It is idempotent.
+	Close() error
+}
+
+// Hints tell the session what it is for.
+type Hints struct {
+	Program   string // absolute path of what will be run, or of its sources; "" if unknown
+	Cwd       string // absolute working directory of the debuggee; "" if unknown
+	Workspace string // the folder that holds the sources: it stays the developer's own
+}
+
+// Hooks are called by a Starter while it works, from any goroutine; none waits.
+type Hooks struct {
+	Progress func(title string, done, total int) // what is being done; total 0: unknown
+	Notice   func(line string)                   // one line for the user
+	Dir      func(path string)                   // the private directory exists; optional, lets the build begin early
+}
+
+// Starter starts a session. It must return soon after ctx has ended.
+type Starter func(ctx context.Context, c *config.Launch, h Hints, k Hooks) (Runner, error)
+
+// Console says where the debuggee's standard streams are.
+type Console string
+
+// The consoles, as launch configurations name them.
+const (
+	InternalConsole    Console = "internalConsole"
+	IntegratedTerminal Console = "integratedTerminal"
+	ExternalTerminal   Console = "externalTerminal"
+)
+
+// Command is how to start a real debugger.
+type Command struct {
+	Argv []string // argv[0] absolute
+	Env  []string // its whole environment: the developer's own, without the pod's
+	Dir  string   // absolute
+	Drop []string // variables that Env lacks and a terminal's environment may hold: unset there
+}
+
+// Launching is what the launch request to a real debugger needs besides the configuration.
+type Launching struct {
+	Program        string                                             // what Build returned
+	Environ        func(launch map[string]*string) map[string]*string // Runner.PodEnviron
+	Stdout, Stderr string                                             // files that take the debuggee's output; "": leave them
+}
+
+// Debugger is one kind of real debugger, prepared for one launch configuration.
+type Debugger interface {
+	Name() string     // for sentences: "dlv"
+	Hints() Hints     // for the session
+	Console() Console // where the debuggee's standard streams are
+	// Build makes what is to be debugged, in dir if need be, without anything of the pod. A failure that the user
+	// reads in the console is reported there and returned as fail.BuildFailed. It may be called again (restart); the
+	// former result must stay usable if it fails.
+	Build(ctx context.Context, dir string, report func(category, text string)) (program string, err error)
+	// Command starts it such that it connects to the unix socket and talks DAP there.
+	Command(socket string) Command
+	// Arguments are those of the real debugger's launch request.
+	Arguments(l Launching) (json.RawMessage, error)
+	// Log takes what it prints on its own standard streams, line by line, and returns the line to show, if any.
+	Log(line string) (string, bool)
+	// Close removes what Build left outside of dir.
+	Close() error
+}
+
+// Place is where the adapter runs: what the developer's shell would give a debugger.
+type Place struct {
+	Dir     string   // working directory, absolute
+	Environ []string // environment
+}
+
+// NewDebugger prepares a real debugger for a configuration; noDebug is the editor's "run without debugging".
+type NewDebugger func(c *config.Launch, noDebug bool, p Place) (Debugger, error)

@@ -1,0 +1,46 @@
+package dap
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/stepin-dev/stepin/pkg/fail"
+)
+
+// runInTerminal has the editor start the command in a terminal, so that the debuggee has it as its standard streams.
+// The environment that goes with it holds nothing of the pod.
+func (c *conversation) runInTerminal(ctx context.Context, argv []string, command Command, d Debugger) error {
+	kind := "integrated"
+	if d.Console() == ExternalTerminal {
+		kind = "external"
+	}
+	env := map[string]*string{}
+	for _, name := range command.Drop {
+		env[name] = nil
+	}
+	answer := make(chan *Message, 1)
+	request := newRequest("runInTerminal", struct {
+		Kind  string             `json:"kind"`
+		Title string             `json:"title"`
+		Cwd   string             `json:"cwd"`
+		Args  []string           `json:"args"`
+		Env   map[string]*string `json:"env"`
+	}{kind, "stepin", command.Dir, argv, env})
+	if _, err := c.editor.ask(request, &pending{command: "runInTerminal", done: func(m *Message) { answer <- m }}); err != nil {
+		return fail.Wrap(fail.DebuggerFailed, err, "", "the editor cannot be asked for a terminal")
+	}
+	select {
+	case m := <-answer:
+		if m.Success {
+			return nil
+		}
+		var message string
+		if json.Unmarshal(m.Field("message"), &message) != nil || message == "" {
+			message = "no reason given"
+		}
+		return fail.New(fail.DebuggerFailed, `use "console": "internalConsole"`,
+			"the editor did not open a terminal: %s", message)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

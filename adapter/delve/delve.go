@@ -1,0 +1,312 @@
+// Package delve prepares Delve for one launch configuration: it finds dlv, builds the Go program as `dlv dap` would,
+// and writes the launch arguments. Every key means what it means to Delve (service/dap/types.go of 1.27), or, where
+// Delve leaves it to the editor (mode auto, envFile, console, dlvToolPath, showLog), what it means to VS Code's Go
+// extension.
+//
+// stepin builds, not Delve, because Delve puts the launch's env into its own process first: the compiler would run in
+// the pod's place. So this package must never let a variable of the pod reach go or dlv's own start; they go into the
+// launch arguments, last step.
+package delve
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/stepin-dev/stepin/adapter/dap"
+	"github.com/stepin-dev/stepin/pkg/config"
+	"github.com/stepin-dev/stepin/pkg/fail"
+)
+
+// Debugger is Delve for one launch configuration. Nothing in it changes after New but what Build finds out.
+type Debugger struct {
+	keys    keys
+	raw     map[string]json.RawMessage // the configuration's keys as they came
+	place   dap.Place
+	dlv     string             // absolute path
+	env     map[string]*string // envFile, and over it env
+	mode    string             // auto resolved
+	base    string             // Delve's working directory, absolute: relative paths start here
+	builds  int
+	output  string // what Build leaves outside of its dir
+	secrets *scrubber
+}
+
+// keys are those that stepin reads itself.
+type keys struct {
+	Mode        string             `json:"mode"`
+	Program     string             `json:"program"`
+	Cwd         string             `json:"cwd"`
+	DlvCwd      string             `json:"dlvCwd"`
+	BuildFlags  buildFlags         `json:"buildFlags"`
+	Output      string             `json:"output"`
+	Env         map[string]*string `json:"env"`
+	EnvFile     stringOrList       `json:"envFile"`
+	NoDebug     bool               `json:"noDebug"`
+	OutputMode  string             `json:"outputMode"`
+	StdoutTo    string             `json:"stdoutTo"`
+	StderrTo    string             `json:"stderrTo"`
+	Console     string             `json:"console"`
+	DlvToolPath string             `json:"dlvToolPath"`
+	DlvFlags    []string           `json:"dlvFlags"`
+	ShowLog     bool               `json:"showLog"`
+	LogOutput   string             `json:"logOutput"`
+}
+
+// New checks the configuration and finds dlv. It implements dap.NewDebugger.
+func New(c *config.Launch, noDebug bool, p dap.Place) (dap.Debugger, error) {
+	d := &Debugger{raw: c.Debugger.Keys, place: p, secrets: newScrubber()}
+	if err := d.decode(); err != nil {
+		return nil, err
+	}
+	d.keys.NoDebug = d.keys.NoDebug || noDebug
+	d.base = absolute(p.Dir, d.keys.DlvCwd)
+	if d.keys.DlvCwd != "" && !isDir(d.base) {
+		return nil, fail.New(fail.ConfigValue, "dlvCwd is an existing folder", "dlvCwd %s: no such folder", d.base)
+	}
+	if err := d.checkMode(); err != nil {
+		return nil, err
+	}
+	var err error
+	if d.env, err = d.launchEnv(); err != nil {
+		return nil, err
+	}
+	d.dlv, err = find(d.keys.DlvToolPath, d.base, p.Environ)
+	return d, err
+}
+
+// decode reads the keys; errors are worded as Delve's.
+func (d *Debugger) decode() error {
+	all, err := json.Marshal(d.raw)
+	if err != nil {
+		return fail.Wrap(fail.ConfigSyntax, err, "", "the debugger's keys")
+	}
+	dec := json.NewDecoder(bytes.NewReader(all))
+	err = dec.Decode(&d.keys)
+	if t, ok := err.(*json.UnmarshalTypeError); ok {
+		return fail.New(fail.ConfigValue, "", "invalid debug configuration - cannot unmarshal %s into %q of type %v",
+			t.Value, t.Field, t.Type)
+	}
+	if err != nil {
+		return fail.New(fail.ConfigValue, "", "invalid debug configuration - %v", err)
+	}
+	return nil
+}
+
+func (d *Debugger) checkMode() error {
+	k := d.keys
+	switch dap.Console(k.Console) {
+	case "", dap.InternalConsole, dap.IntegratedTerminal, dap.ExternalTerminal:
+	default:
+		return fail.New(fail.ConfigValue, "internalConsole, integratedTerminal or externalTerminal",
+			"console %q does not exist", k.Console)
+	}
+	switch k.Mode {
+	case "", "debug", "test", "exec", "auto":
+	case "replay", "core", "remote", "local":
+		return fail.New(fail.ConfigLater, "auto, debug, test or exec", "mode %q does not run a program in a pod's place", k.Mode)
+	default:
+		return fail.New(fail.ConfigValue, "auto, debug, test or exec",
+			"invalid debug configuration - unsupported 'mode' attribute %q", k.Mode)
+	}
+	if k.Program == "" {
+		return fail.New(fail.ProgramMissing, `write "program": the package's folder, a Go file of it, or an executable`,
+			"The program attribute is missing in debug configuration.")
+	}
+	d.mode = k.Mode
+	if d.mode == "" {
+		d.mode = "debug"
+	}
+	path := absolute(d.base, k.Program)
+	info, err := os.Stat(path)
+	if d.mode == "auto" {
+		switch {
+		case strings.HasSuffix(k.Program, "_test.go"):
+			d.mode, d.keys.Program = "test", filepath.Dir(k.Program)
+			if !strings.HasPrefix(d.keys.Program, "/") && !strings.HasPrefix(d.keys.Program, ".") {
+				d.keys.Program = "./" + d.keys.Program // to go, a bare name is an import path
+			}
+		case err == nil && info.Mode().IsRegular() && filepath.Ext(path) != ".go":
+			d.mode = "exec"
+		default:
+			d.mode = "debug"
+		}
+	}
+	// An import path is no path here, and an executable may be a file of the pod.
+	if err != nil && d.mode != "exec" && (filepath.IsAbs(k.Program) || strings.HasPrefix(k.Program, ".") ||
+		strings.HasSuffix(k.Program, ".go")) {
+		return fail.New(fail.ProgramMissing, "program is relative to "+d.base, "program %s: no such file or folder", path)
+	}
+	if err != nil && d.mode == "exec" && isDir(filepath.Dir(path)) && strings.HasPrefix(path, d.base+"/") {
+		return fail.New(fail.ProgramMissing, "build it first, or use mode debug", "program %s: no such file", path)
+	}
+	return nil
+}
+
+// Name is dlv.
+func (d *Debugger) Name() string { return "dlv" }
+
+// Hints are the program, the debuggee's working directory and the workspace, all absolute.
+func (d *Debugger) Hints() dap.Hints {
+	program := absolute(d.base, d.keys.Program)
+	folder := program
+	if !isDir(folder) {
+		folder = filepath.Dir(program)
+	}
+	if !isDir(folder) { // an import path
+		folder = d.base
+	}
+	return dap.Hints{Program: program, Cwd: absolute(d.base, d.keys.Cwd), Workspace: workspace(folder)}
+}
+
+// workspace is the nearest folder upwards that looks like the developer's: with go.work, .git or go.mod, in that
+// order of preference; else the folder itself.
+func workspace(folder string) string {
+	for _, mark := range []string{"go.work", ".git", "go.mod"} {
+		if found := upwards(folder, mark); found != "" {
+			return found
+		}
+	}
+	return folder
+}
+
+// upwards is the nearest folder from dir upwards that holds name, or "".
+func upwards(dir, name string) string {
+	for {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return dir
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return ""
+		}
+		dir = parent
+	}
+}
+
+// Console is where the debuggee's standard streams are.
+func (d *Debugger) Console() dap.Console {
+	if d.keys.Console == "" {
+		return dap.InternalConsole
+	}
+	return dap.Console(d.keys.Console)
+}
+
+// drop are variables that make dlv itself look elsewhere when it loads symbols: from the pod's place it would ask the
+// developer's debuginfod servers through the pod's network.
+var drop = []string{"DEBUGINFOD_URLS"}
+
+// Command starts dlv such that it dials the socket; it then says nothing on its standard output.
+func (d *Debugger) Command(socket string) dap.Command {
+	argv := []string{d.dlv, "dap", "--client-addr=unix:" + socket}
+	if d.keys.ShowLog {
+		argv = append(argv, "--log")
+		if d.keys.LogOutput != "" {
+			argv = append(argv, "--log-output="+d.keys.LogOutput)
+		}
+	}
+	argv = append(argv, d.keys.DlvFlags...)
+	env := slices.DeleteFunc(slices.Clone(d.place.Environ), func(e string) bool {
+		name, _, _ := strings.Cut(e, "=")
+		return slices.Contains(drop, name)
+	})
+	return dap.Command{Argv: argv, Env: env, Dir: d.base, Drop: drop}
+}
+
+// Arguments are the configuration's own, with what stepin decides put over them.
+func (d *Debugger) Arguments(l dap.Launching) (json.RawMessage, error) {
+	args := make(map[string]json.RawMessage, len(d.raw)+8)
+	for k, v := range d.raw {
+		args[k] = v
+	}
+	for _, k := range []string{"dlvCwd", "envFile", "console", "dlvToolPath", "dlvFlags", "showLog", "logOutput", "logDest", "output", "buildFlags"} {
+		delete(args, k)
+	}
+	set := func(name string, v any) error {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return fmt.Errorf("delve: writing %s: %w", name, err)
+		}
+		args[name] = b
+		return nil
+	}
+	env := l.Environ(d.env)
+	for _, name := range drop {
+		if _, own := d.env[name]; !own {
+			delete(env, name)
+		}
+	}
+	d.secrets.learn(env, d.env)
+	values := map[string]any{"request": "launch", "mode": "exec", "env": env, "cwd": d.cwd()}
+	if d.keys.NoDebug {
+		values["noDebug"] = true
+	}
+	if d.mode != "exec" {
+		values["program"] = l.Program
+	}
+	if l.Stdout != "" && (d.keys.OutputMode == "" || d.keys.OutputMode == "local" || d.keys.OutputMode == "remote") {
+		if d.keys.OutputMode == "remote" && (d.keys.StdoutTo != "" || d.keys.StderrTo != "") {
+			return nil, fail.New(fail.ConfigValue, "leave outputMode out",
+				`output == "remote" can not be used together with stdoutTo or stderrTo`)
+		}
+		delete(args, "outputMode")
+		if d.keys.StdoutTo == "" {
+			values["stdoutTo"] = l.Stdout
+		}
+		if d.keys.StderrTo == "" {
+			values["stderrTo"] = l.Stderr
+		}
+	}
+	for name, v := range values {
+		if err := set(name, v); err != nil {
+			return nil, err
+		}
+	}
+	return json.Marshal(args)
+}
+
+// cwd is the debuggee's working directory, by Delve's rule: cwd from Delve's own directory, and in test mode the
+// package's folder by default.
+func (d *Debugger) cwd() string {
+	if d.keys.Cwd == "" && d.mode == "test" {
+		return d.packageDir()
+	}
+	return absolute(d.base, d.keys.Cwd)
+}
+
+// Log shows dlv's own lines if the user asked for its log. The launch request with the pod's values is among them:
+// they are blotted out.
+func (d *Debugger) Log(line string) (string, bool) { return d.secrets.scrub(line), d.keys.ShowLog }
+
+// Close removes the output file, as Delve does.
+func (d *Debugger) Close() error {
+	if d.output == "" {
+		return nil
+	}
+	if err := os.Remove(d.output); err != nil && !os.IsNotExist(err) {
+		return fmt.Errorf("delve: removing the built program: %w", err)
+	}
+	return nil
+}
+
+var _ interface {
+	Build(context.Context, string, func(string, string)) (string, error)
+} = (*Debugger)(nil)
+
+// absolute is path as seen from dir.
+func absolute(dir, path string) string {
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path)
+	}
+	return filepath.Join(dir, path)
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
