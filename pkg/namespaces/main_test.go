@@ -271,7 +271,7 @@ func dial(t testing.TB, n *Namespaces, args ...string) string {
 
 // insideMain is what the debuggee does.
 //
-//	listen NETWORK ADDR...          says each accepted connection (or datagram) who its peer is; prints "ready" first
+//	listen NETWORK ADDR...          tells each peer its address and ours (tcp-close: and closes first); prints "ready" first
 //	dial NETWORK ADDR [LOCAL]       prints what the listener says, or the error
 //	children N                      starts N processes one after another
 func insideMain(args []string) int {
@@ -338,12 +338,12 @@ func answer(network, addr string) error {
 				if err != nil {
 					return
 				}
-				fmt.Fprintln(os.Stderr, "datagram from", from)
 				c.WriteTo([]byte("peer "+from.String()), from)
 			}
 		}()
 		return nil
 	}
+	network, closes := strings.CutSuffix(network, "-close")
 	l, err := net.Listen(network, addr)
 	if err != nil {
 		return err
@@ -357,7 +357,9 @@ func answer(network, addr string) error {
 			go func() {
 				defer c.Close()
 				fmt.Fprintf(c, "peer %v me %v", c.RemoteAddr(), c.LocalAddr())
-				io.Copy(io.Discard, c)
+				if !closes {
+					io.Copy(io.Discard, c)
+				}
 			}()
 		}
 	}()

@@ -45,7 +45,7 @@ func (h *holder) network() (files []int, err error) {
 	if err := h.addresses(dev, ipv6); err != nil {
 		return files, err
 	}
-	if err := loopRoutes(lo, dev, ipv6); err != nil {
+	if err := h.loopRoutes(lo, dev, ipv6); err != nil {
 		return files, err
 	}
 	src := h.plan.first(true)
@@ -99,7 +99,7 @@ func (h *holder) sysctls(ipv6 bool) {
 		{"ipv4/conf/" + tunName + "/route_localnet", "1"},
 		{"ipv4/conf/all/accept_local", "1"},
 		{"ipv4/conf/" + tunName + "/accept_local", "1"},
-		{"ipv4/tcp_tw_reuse", "1"}, // a client's port that comes again at once
+		{"ipv4/tcp_max_tw_buckets", "0"}, // no TIME_WAIT: a client's port may come again at once, and nothing is lost or late here
 	}
 	if ipv6 {
 		set = append(set,
@@ -176,10 +176,14 @@ func (h *holder) addresses(tun netlink.Link, ipv6 bool) error {
 }
 
 // loopRoutes fills the two tables: everything is local, and the loopback goes out by the device.
-func loopRoutes(lo, tun netlink.Link, ipv6 bool) error {
+func (h *holder) loopRoutes(lo, tun netlink.Link, ipv6 bool) error {
 	local := func(all string) *netlink.Route {
-		return &netlink.Route{Table: tableAnswer, Dst: ipNet(netip.MustParsePrefix(all)), LinkIndex: lo.Attrs().Index,
-			Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST}
+		p := netip.MustParsePrefix(all)
+		r := &netlink.Route{Table: tableAnswer, Dst: ipNet(p), LinkIndex: lo.Attrs().Index, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST}
+		if src := h.plan.first(p.Addr().Is6()); src.IsValid() {
+			r.Src = src.AsSlice() // else an unbound UDP socket would answer from the very address that it answers to
+		}
+		return r
 	}
 	routes := []*netlink.Route{local("0.0.0.0/0"), {Table: tableLoop, Dst: ipNet(loopback4), LinkIndex: tun.Attrs().Index,
 		Src: net.IPv4(127, 0, 0, 1), Scope: netlink.SCOPE_LINK}}
