@@ -60,11 +60,13 @@ type checker struct {
 	yaml     bool                     // "off" is false there, and editors' keys are nobody's
 	where    func(path string) string // prefix of a problem: file and line
 	problems Problems
+	paths    []string // of the problems
 }
 
 func (c *checker) add(code fail.Code, path, hint, format string, args ...any) {
 	if len(c.problems) < maxProblems {
 		c.problems = append(c.problems, fail.New(code, hint, "%s%s: %s", c.where(path), path, fmt.Sprintf(format, args...)))
+		c.paths = append(c.paths, path)
 	}
 }
 
@@ -76,6 +78,7 @@ func (c *checker) document(n *node, repeated []string) {
 	if n.kind != object {
 		c.problems = append(c.problems, fail.New(fail.ConfigValue, `for example: {"target": "local/4711"}`,
 			"%sthe configuration must be an object, not %s", c.where(""), n.kind))
+		c.paths = append(c.paths, "")
 		return
 	}
 	c.fields("", n, launchType)

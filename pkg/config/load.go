@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -133,13 +134,27 @@ func ParseYAML(path string, data []byte) (*File, error) {
 	lines := strings.Split(string(data), "\n")
 	c := checker{yaml: true, where: func(at string) string { return fmt.Sprintf("%s:%d: ", path, lineOf(lines, at)) }}
 	c.document(root, repeated)
-	if err := c.problems.err(); err != nil {
+	if err := c.inOrder(lines).err(); err != nil {
 		return nil, err
 	}
 	if file := root.get("env").get("file"); file != nil && file.text != "" && !filepath.IsAbs(file.text) {
 		*file = *textNode(filepath.Join(filepath.Dir(path), file.text))
 	}
 	return &File{Path: path, root: root}, nil
+}
+
+// inOrder returns the problems by line: the library has sorted the keys.
+func (c *checker) inOrder(lines []string) Problems {
+	order := make([]int, len(c.problems))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return lineOf(lines, c.paths[a]) - lineOf(lines, c.paths[b]) })
+	sorted := make(Problems, len(order))
+	for i, from := range order {
+		sorted[i] = c.problems[from]
+	}
+	return sorted
 }
 
 // yamlToJSON is the library's strict conversion (repeated keys are errors, aliases are bounded) behind a recover: it

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -71,7 +72,10 @@ func TestBrokenYAML(t *testing.T) {
 		{"editor keys are not ours here", "name: x\n", fail.ConfigUnknownKey, "f:1: name: unknown key"},
 		{"later", "dns: true\nnamespace: x\n", fail.ConfigLater, "f:2: namespace: the key does not exist"},
 		{"bare y", "env:\n  override:\n    y: a\n", fail.ConfigValue, "f:2: env.override.true: YAML reads a bare y"},
-		{"bomb", "a: &a [x,x,x,x,x,x,x,x,x]\n" + strings.Repeat("b: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\n", 1), fail.ConfigUnknownKey, "f:1: a: unknown key"},
+		{"in the order of the lines", "zz: 1\nincoming:\n  ports: [0]\ndns: 3\n", fail.ConfigUnknownKey, "f:1: zz: unknown key; also f:3: incoming.ports[0]: 0 is no port; also f:4: dns: "},
+		{"nested too deep", strings.Repeat("[", 20000), fail.ConfigSyntax, "f:1: exceeded max depth"},
+		{"a billion", "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + bomb(), fail.ConfigSyntax, "f:1: document contains excessive aliasing"},
+		{"alias", "a: &a [x]\nb: [*a]\n", fail.ConfigUnknownKey, "f:1: a: unknown key"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -84,6 +88,15 @@ func TestBrokenYAML(t *testing.T) {
 			t.Errorf("%q: %v", fine, err)
 		}
 	}
+}
+
+// bomb is the rest of "a billion laughs": each line ten times the one before.
+func bomb() string {
+	var b strings.Builder
+	for c := 'b'; c < 'j'; c++ {
+		fmt.Fprintf(&b, "%c: &%c [%s]\n", c, c, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*%c,", c-1), 10), ","))
+	}
+	return b.String()
 }
 
 func write(t *testing.T, path, content string) {
