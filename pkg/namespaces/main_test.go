@@ -378,7 +378,7 @@ func sessionMain(args []string) int {
 		return 1
 	}
 	exe, _ := os.Executable()
-	argv := n.Wrap([]string{"/bin/sh", "-c", exe + " inside listen tcp :8080 & exec " + exe + " inside listen tcp :8081"})
+	argv := n.Wrap([]string{"/bin/sh", "-c", "$LEADERLESS & " + exe + " inside listen tcp :8080 & exec " + exe + " inside listen tcp :8081"})
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // nothing that is sent to the session's group reaches it
 	if err := cmd.Start(); err != nil {

@@ -108,6 +108,7 @@ const (
 	cureSELinux = "see `ausearch -m avc -ts recent`: a policy of this machine forbids it"
 	cureLoad    = "as root: modprobe %s"
 	cureOpen    = "as root: chmod 0666 %s"
+	cureUnknown = "this is no matter of rights: please report what `stepin doctor` says"
 	cureOther   = "ask whoever runs this machine which security policy forbids it"
 )
 
@@ -137,6 +138,8 @@ func (m machine) cure(e *stepError, p Plan) string {
 		}
 	}
 	switch {
+	case e.Errno != unix.EPERM && e.Errno != unix.EACCES && e.Errno != unix.EROFS && e.Errno != unix.ENOSYS && e.Errno != unix.ENODEV:
+		return cureUnknown
 	case m.sysctl("kernel/apparmor_restrict_unprivileged_userns", "1") && os.Geteuid() != 0:
 		exe, err := os.Executable()
 		if err != nil {
