@@ -300,10 +300,17 @@ func TestNothingIsLeft(t *testing.T) {
 			io.Copy(io.Discard, s)
 			s.Close()
 		}
-		session.flow.mu.Lock()
-		open := len(session.flow.windows)
-		session.flow.mu.Unlock()
-		if open > 50 { // the last credits may still be on their way
+		open := -1
+		for range 200 { // the last credits may still be on their way
+			session.flow.mu.Lock()
+			open = len(session.flow.windows)
+			session.flow.mu.Unlock()
+			if open == 0 {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if open != 0 {
 			t.Errorf("%d windows of closed streams are kept", open)
 		}
 		session.Close("")
