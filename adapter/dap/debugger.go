@@ -93,7 +93,7 @@ func (r *run) onResponse(m *Message) {
 
 func (r *run) onEvent(m *Message) {
 	r.mu.Lock()
-	quiet := r.quiet
+	quiet, ending := r.quiet, r.ending
 	if m.Event == "terminated" {
 		r.finished = true
 	}
@@ -110,6 +110,9 @@ func (r *run) onEvent(m *Message) {
 	case "process":
 		r.onProcess(m)
 	case "stopped":
+		if ending { // Delve halts the debuggee to end it
+			return
+		}
 		r.c.setPaused(r, true)
 		r.ids.stopped(m)
 	case "breakpoint":

@@ -311,7 +311,9 @@ func at(t *testing.T, c *client.Client, stopped *client.Message) (string, []stri
 			VariablesReference int
 		}
 	}
-	var vars struct{ Variables []struct{ Name, Value string } }
+	var vars struct {
+		Variables []struct{ Name, Value string }
+	}
 	read := func(m *client.Message, v any) {
 		t.Helper()
 		if err := m.Decode(v); err != nil {
@@ -382,4 +384,3 @@ func edit(t *testing.T, file, from, to string) {
 		t.Fatal(err)
 	}
 }
-

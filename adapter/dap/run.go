@@ -41,6 +41,7 @@ type run struct {
 
 	mu       sync.Mutex
 	quiet    bool        // ended on purpose: what it still says is not for the editor
+	ending   bool        // it was asked to disconnect
 	finished bool        // it said terminated
 	debuggee *os.Process // from its process event
 	last     []string    // the last lines it printed itself
@@ -338,6 +339,9 @@ func (r *run) kill() {
 
 // end asks the real debugger to end the debuggee and itself, then makes it. It returns when the reader has ended.
 func (r *run) end() {
+	r.mu.Lock()
+	r.ending = true
+	r.mu.Unlock()
 	answered := make(chan struct{})
 	r.ask("disconnect", map[string]bool{"terminateDebuggee": true}, func(*Message) { close(answered) })
 	limit := time.NewTimer(politeEnd)
