@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -212,10 +213,22 @@ func (c *conversation) refuse(seq int, command string, err error) {
 	case errors.Is(err, context.Canceled):
 		c.reply(newFailure(seq, command, "cancelled", code, command+" was cancelled", false))
 	default:
-		format := what
-		if hint := fail.Hint(err); hint != "" {
-			format += "\nhint: " + hint
-		}
-		c.reply(newFailure(seq, command, what, code, format, true))
+		c.reply(newFailure(seq, command, what, code, describe(err), true))
 	}
+}
+
+// describe is the sentence and its hint; a configuration with several problems has several.
+func describe(err error) string {
+	var many config.Problems
+	if errors.As(err, &many) {
+		lines := make([]string, len(many))
+		for i, e := range many {
+			lines[i] = describe(e)
+		}
+		return strings.Join(lines, "\n")
+	}
+	if hint := fail.Hint(err); hint != "" {
+		return err.Error() + "\nhint: " + hint
+	}
+	return err.Error()
 }

@@ -252,11 +252,7 @@ func (c *conversation) watch(s *live) {
 
 // say shows an error of ours in the console.
 func (c *conversation) say(err error) {
-	text := "stepin: " + err.Error() + "\n"
-	if hint := fail.Hint(err); hint != "" {
-		text += "hint: " + hint + "\n"
-	}
-	c.print("stderr", text)
+	c.print("stderr", "stepin: "+describe(err)+"\n")
 }
 
 // terminate tells the editor that the debuggee is gone, once.

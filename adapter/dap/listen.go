@@ -13,10 +13,8 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-
 	"github.com/stepin-dev/stepin/pkg/fail"
+	"github.com/stepin-dev/stepin/pkg/peer"
 )
 
 // maxConversations bounds the sessions of one listening adapter: each has a debugger and a pod.
@@ -109,7 +107,7 @@ func (l *Listener) ServeAll(ctx context.Context, o Options) error {
 		if err != nil {
 			return fmt.Errorf("dap: accepting an editor: %w", err)
 		}
-		if err := ours(conn); err != nil {
+		if err := peer.SameUser(conn); err != nil {
 			o.Log.Warn("refused a connection", "reason", err)
 			conn.Close()
 			continue
@@ -128,62 +126,6 @@ func (l *Listener) ServeAll(ctx context.Context, o Options) error {
 			}
 		})
 	}
-}
-
-// ours is nil if the peer is a process of the same user.
-func ours(conn net.Conn) error {
-	var uid int
-	var err error
-	switch c := conn.(type) {
-	case *net.UnixConn:
-		var cred *unix.Ucred
-		if cred, err = peerCredentials(c); err == nil {
-			uid = int(cred.Uid)
-		}
-	case *net.TCPConn:
-		uid, err = tcpPeer(c)
-	default:
-		return fmt.Errorf("dap: checking a peer: a connection of type %T", conn)
-	}
-	if err != nil {
-		return fmt.Errorf("dap: checking a peer: %w", err)
-	}
-	if uid != os.Getuid() {
-		return fmt.Errorf("dap: checking a peer: it belongs to uid %d", uid)
-	}
-	return nil
-}
-
-// tcpPeer is the uid of the process at the other end, by sock_diag(7). Only an established socket that a process
-// holds counts: one that was closed at once has uid 0 whoever it was, and to root that would look like his own. Every
-// socket is looked at, because the kernel's own look-up goes by ports and leaves the addresses aside; those of family
-// IPv6 too, which can hold an IPv4 connection.
-func tcpPeer(c *net.TCPConn) (int, error) {
-	const established = 1 // TCP_ESTABLISHED, linux/tcp_states.h
-	from, to := addrPort(c.RemoteAddr()), addrPort(c.LocalAddr())
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		all, err := netlink.SocketDiagTCP(family)
-		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return 0, fmt.Errorf("listing sockets: %w", err)
-		}
-		for _, s := range all {
-			if s.State == established && s.INode != 0 &&
-				from == socketAddr(s.ID.Source, s.ID.SourcePort) && to == socketAddr(s.ID.Destination, s.ID.DestinationPort) {
-				return int(s.UID), nil
-			}
-		}
-	}
-	return 0, errors.New("it has closed its socket already")
-}
-
-func addrPort(a net.Addr) netip.AddrPort {
-	t, _ := a.(*net.TCPAddr)
-	return socketAddr(t.IP, uint16(t.Port))
-}
-
-func socketAddr(ip net.IP, port uint16) netip.AddrPort {
-	addr, _ := netip.AddrFromSlice(ip)
-	return netip.AddrPortFrom(addr.Unmap(), port)
 }
 
 // Stdio is the conversation's stream when the editor started the adapter.

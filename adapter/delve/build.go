@@ -180,3 +180,6 @@ func executable(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
 }
+
+// Find looks for dlv as a launch without dlvToolPath would.
+func Find(environ []string) (string, error) { return find("", "/", environ) }

@@ -21,6 +21,7 @@ import (
 	"github.com/stepin-dev/stepin/adapter/dap"
 	"github.com/stepin-dev/stepin/pkg/config"
 	"github.com/stepin-dev/stepin/pkg/fail"
+	"github.com/stepin-dev/stepin/pkg/policy"
 )
 
 // Debugger is Delve for one launch configuration. Nothing in it changes after New but what Build finds out.
@@ -197,8 +198,8 @@ func (d *Debugger) Console() dap.Console {
 	return dap.Console(d.keys.Console)
 }
 
-// drop are variables that make dlv itself look elsewhere when it loads symbols: from the pod's place it would ask the
-// developer's debuginfod servers through the pod's network.
+// drop are variables that no debuggee gets through dlv, since dlv would obey them itself when it loads symbols: from
+// the pod's place it would ask the developer's debuginfod servers through the pod's network.
 var drop = []string{"DEBUGINFOD_URLS"}
 
 // Command starts dlv such that it dials the socket; it then says nothing on its standard output.
@@ -211,11 +212,15 @@ func (d *Debugger) Command(socket string) dap.Command {
 		}
 	}
 	argv = append(argv, d.keys.DlvFlags...)
-	env := slices.DeleteFunc(slices.Clone(d.place.Environ), func(e string) bool {
-		name, _, _ := strings.Cut(e, "=")
-		return slices.Contains(drop, name)
-	})
-	return dap.Command{Argv: argv, Env: env, Dir: d.base, Drop: drop}
+	env := policy.DebuggerEnviron(d.place.Environ)
+	out := slices.Clone(drop)
+	for _, e := range d.place.Environ {
+		if !slices.Contains(env, e) {
+			name, _, _ := strings.Cut(e, "=")
+			out = append(out, name)
+		}
+	}
+	return dap.Command{Argv: argv, Env: env, Dir: d.base, Drop: out}
 }
 
 // Arguments are the configuration's own, with what stepin decides put over them.
