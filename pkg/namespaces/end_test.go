@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,37 +28,22 @@ type session struct {
 	in       inodes
 }
 
+// writeImages puts stub and keeper into files and returns their names.
+func writeImages(t *testing.T) (stub, keeper string) {
+	t.Helper()
+	s, k := images(t)
+	dir := t.TempDir()
+	stub, keeper = filepath.Join(dir, "stub"), filepath.Join(dir, "keeper")
+	if err := errors.Join(os.WriteFile(stub, s, 0o600), os.WriteFile(keeper, k, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	return stub, keeper
+}
+
 // startSession runs it with two debuggees inside that listen, and one that has left its first thread.
 func startSession(t *testing.T) session {
 	t.Helper()
-	stub, keeper := images(t)
-	files := t.TempDir()
-	p := plan(t)
-	for name, image := range map[string][]byte{"stub": stub, "keeper": keeper} {
-		if err := os.WriteFile(filepath.Join(files, name), image, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir, err := os.MkdirTemp("", "stepin-session-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := session{cmd: exec.Command(exe, "session", dir, pod(t, map[string]string{"data/x": "y"}), filepath.Join(files, "stub"), filepath.Join(files, "keeper")), dir: dir}
-	s.cmd.Env = append(os.Environ(), "TUN="+p.TunPath, "FUSE="+p.FusePath, "LEADERLESS="+leaderless(t))
-	s.cmd.Stderr = os.Stderr
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	out, err := s.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.cmd.Process.Kill(); s.cmd.Wait() })
+	s, out := launchSession(t)
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
 		t.Fatal(err)
@@ -70,6 +56,34 @@ func startSession(t *testing.T) session {
 		t.Fatalf("inside are %v (holder %d, debuggee %d): %v", pids, s.holder, s.debuggee, err)
 	}
 	return s
+}
+
+// launchSession starts it and does not wait for its first line.
+func launchSession(t *testing.T) (session, io.Reader) {
+	t.Helper()
+	stub, keeper := writeImages(t)
+	p := plan(t)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "stepin-session-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := session{cmd: exec.Command(exe, "session", dir, pod(t, map[string]string{"data/x": "y"}), stub, keeper), dir: dir}
+	s.cmd.Env = append(os.Environ(), "TUN="+p.TunPath, "FUSE="+p.FusePath, "LEADERLESS="+leaderless(t))
+	s.cmd.Stderr = os.Stderr
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	out, err := s.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.cmd.Process.Kill(); s.cmd.Wait() })
+	return s, out
 }
 
 // gone waits for everything to be gone, and fails the test after two seconds.
@@ -165,6 +179,22 @@ func TestKill(t *testing.T) {
 			s.cmd.Process.Kill()
 			s.gone(t, true)
 		})
+	}
+}
+
+// The same while the session is still making the namespaces. The keeper ends when the holder has, so its end tells of both.
+func TestKillWhileStarting(t *testing.T) {
+	for _, after := range []time.Duration{0, 2, 5, 10, 15, 20, 30, 50} {
+		s, _ := launchSession(t)
+		s.in = inodes{"none", "none"}
+		for end := time.Now().Add(5 * time.Second); !running(filepath.Join(s.dir, keeperName)); {
+			if time.Now().After(end) {
+				t.Fatal("no keeper")
+			}
+		}
+		time.Sleep(after * time.Millisecond) // nothing hangs on when it is; the more moments, the better
+		kill(t, -s.cmd.Process.Pid)
+		s.gone(t, true)
 	}
 }
 
@@ -301,6 +331,36 @@ func TestStartFails(t *testing.T) {
 				t.Error("the keeper is left")
 			}
 		})
+	}
+}
+
+// Where user namespaces are forbidden, an ordinary user reads which call and what to do, and root does without one.
+func TestNoUserNamespaces(t *testing.T) {
+	stub, keeper := writeImages(t)
+	p := plan(t)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	uids, gids, err := idMaps()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe, "limited", p.Dir, pod(t, map[string]string{"data/x": "y\n"}), stub, keeper)
+	cmd.Env = append(os.Environ(), "TUN="+p.TunPath, "FUSE="+p.FusePath)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: uids, GidMappings: gids,
+		GidMappingsEnableSetgroups: os.Getuid() == 0, AmbientCaps: []uintptr{unix.CAP_SYS_RESOURCE}}
+	out, err := cmd.CombinedOutput()
+	want := "y\nweb\n<nil> <nil>\n"
+	if os.Getuid() != 0 {
+		want = "this machine does not let stepin make namespaces (namespaces of an ordinary user): clone(CLONE_NEWUSER): no space left on device\n" +
+			"hint: " + cureMax + "\n"
+	}
+	if err != nil || string(out) != want {
+		t.Errorf("%v\n%s\nwant\n%s", err, out, want)
+	}
+	if _, err := os.Lstat(p.Dir); err == nil {
+		t.Error("the directory is left")
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/stepin-dev/stepin/pkg/fail"
 	"golang.org/x/sys/unix"
 )
 
@@ -36,13 +37,15 @@ func TestMain(m *testing.M) {
 		case "holder":
 			if err := HolderMain(context.Background(), os.NewFile(3, "control")); err != nil {
 				fmt.Fprintln(os.Stderr, err)
-				os.Exit(1)
+				end(1)
 			}
-			os.Exit(0)
+			end(0)
 		case "session":
-			os.Exit(sessionMain(os.Args[2:]))
+			end(sessionMain(os.Args[2:]))
+		case "limited":
+			end(limitedMain(os.Args[2:]))
 		case "inside":
-			os.Exit(insideMain(os.Args[2:]))
+			end(insideMain(os.Args[2:]))
 		}
 	}
 	code := m.Run()
@@ -50,6 +53,11 @@ func TestMain(m *testing.M) {
 		code = runAsOther()
 	}
 	os.Exit(code)
+}
+
+// end leaves without the second that the race detector's exit waits for more reports (atexit_sleep_ms).
+func end(code int) {
+	unix.Exit(code)
 }
 
 func fuzzing() bool {
@@ -364,6 +372,29 @@ func answer(network, addr string) error {
 		}
 	}()
 	return nil
+}
+
+// limitedMain is a session on a machine that has no further user namespaces: `limited DIR TREE STUB KEEPER`, run in a user
+// namespace of its own.
+func limitedMain(args []string) int {
+	stub, err1 := os.ReadFile(args[2])
+	keeper, err2 := os.ReadFile(args[3])
+	err3 := os.WriteFile("/proc/sys/user/max_user_namespaces", []byte("0"), 0)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	p := Plan{Dir: args[0], Hostname: "web", Cover: []string{"/data"}, TunPath: os.Getenv("TUN"), FusePath: os.Getenv("FUSE")}
+	n, err := Start(context.Background(), p, Options{ServeFUSE: serve(args[1]), Stub: stub, Keeper: keeper})
+	if err != nil {
+		fmt.Println(err)
+		fmt.Println("hint:", fail.Hint(err))
+		return 0
+	}
+	argv := n.Wrap([]string{"/bin/sh", "-c", "cat /data/x; hostname"})
+	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
+	fmt.Printf("%s%v %v\n", out, err, n.Close())
+	return 0
 }
 
 // sessionMain is a session that only waits: `session DIR TREE STUB KEEPER`. It prints the holder's process id, the inode

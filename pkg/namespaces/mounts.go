@@ -175,7 +175,7 @@ func (b *builder) special(path string, isDir bool) error {
 		if err != nil {
 			return failedStep(stepRoot, err, "lstat(%s)", path)
 		}
-		if shared(st) {
+		if shared(st) || b.crowded(path) {
 			return b.over(path)
 		}
 		mode = st.Mode() & (fs.ModePerm | fs.ModeSticky | fs.ModeSetgid)
@@ -187,6 +187,32 @@ func (b *builder) special(path string, isDir bool) error {
 		return err
 	}
 	return failedStep(stepRoot, os.Chmod(to, mode), "chmod(%s)", path)
+}
+
+// maxEntries is how many of a directory's entries are bound one by one: a mount costs some 50 µs, and the machine has a limit
+// (fs.mount-max, 100,000).
+const maxEntries = 1000
+
+// crowded says whether dir has more entries than that and all that is wanted in it exists, so that it can be mounted over. Such a
+// mount comes off when somebody replaces the host's file; that is the lesser evil.
+func (b *builder) crowded(dir string) bool {
+	f, err := os.Open(dir)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(maxEntries + 1)
+	if err != nil || len(names) <= maxEntries {
+		return false
+	}
+	for _, p := range b.keys {
+		if below(p, dir) {
+			if _, err := os.Lstat(p); err != nil {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // cover puts the pod's entry there. A pod that has none has none here either.

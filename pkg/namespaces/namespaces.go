@@ -20,7 +20,8 @@ var errClosed = errors.New("namespaces: closed")
 
 // Namespaces is the session's hold on a holder and its namespaces. Its methods may be called from any goroutine.
 //
-// Goroutines: one waits for the holder's end, then ends every process inside and closes Done. Descriptors: all those that the
+// Goroutines: one waits for the holder's end, then ends every process inside and closes Done; one of os/exec reads what the holder
+// says on stderr, until its end. Descriptors: all those that the
 // holder sent, the control socket, the keeper's pipe and the pins are owned here and closed by Close.
 type Namespaces struct {
 	log    *slog.Logger

@@ -38,6 +38,9 @@ func (h *holder) network() (files []int, err error) {
 		files = append(files, fd)
 	}
 	h.sysctls(ipv6)
+	if off, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + tunName + "/disable_ipv6"); err == nil && string(off) == "1\n" {
+		ipv6 = false // and we could not switch it on
+	}
 	lo, dev, err := links()
 	if err != nil {
 		return files, err
@@ -99,7 +102,6 @@ func (h *holder) sysctls(ipv6 bool) {
 		{"ipv4/conf/" + tunName + "/route_localnet", "1"},
 		{"ipv4/conf/all/accept_local", "1"},
 		{"ipv4/conf/" + tunName + "/accept_local", "1"},
-		{"ipv4/tcp_max_tw_buckets", "0"}, // no TIME_WAIT: a client's port may come again at once, and nothing is lost or late here
 	}
 	if ipv6 {
 		set = append(set,
@@ -150,7 +152,7 @@ func links() (lo, tun netlink.Link, err error) {
 func (h *holder) addresses(tun netlink.Link, ipv6 bool) error {
 	for _, a := range h.plan.Addrs {
 		if a.Is6() && !ipv6 {
-			h.note("the pod's %v is left out: this kernel has no IPv6", a)
+			h.note("the pod's %v is left out: there is no IPv6 on this machine", a)
 			continue
 		}
 		addr := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a, a.BitLen())), Flags: unix.IFA_F_NODAD}

@@ -113,6 +113,29 @@ func TestRenameOverCovered(t *testing.T) {
 	}
 }
 
+// A directory with very many entries is not bound entry by entry.
+func TestCrowdedDirectory(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root may make a directory that is not the user's own, which is what this is about")
+	}
+	dir := "/stepin-crowded-test"
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	for i := range maxEntries + 1 {
+		if err := os.WriteFile(fmt.Sprintf("%s/%d", dir, i), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := plan(t)
+	p.Cover = []string{dir + "/7"}
+	n := start(t, p, pod(t, map[string]string{dir + "/7": "pod"}))
+	if got := must(t, n, "/bin/sh", "-c", "cat "+dir+"/7; grep -c "+dir+" /proc/self/mountinfo"); got != "pod2" {
+		t.Errorf("%q, want the pod's file and two mounts", got)
+	}
+}
+
 // Real root keeps root's access to other users' files, and has no right that reaches out of the namespaces.
 func TestRoot(t *testing.T) {
 	if os.Getuid() != 0 {
