@@ -46,8 +46,9 @@ type Start struct {
 	Limits    []string // for Pod
 	Redirect  bool     // stolen connections come by NAT: the address called is in the connection tracking
 	Trace     bool
-	Listeners int // how many steal listeners
-	Raw       int // raw UDP sockets to answer stolen datagrams with: IPv4, then IPv6; 0 with Redirect
+	Resuming  bool // there was a child before; its sessions come back to this one
+	Listeners int  // how many steal listeners
+	Raw       int  // raw UDP sockets to answer stolen datagrams with: IPv4, then IPv6; 0 with Redirect
 }
 
 // Hello asks for a session's lease.

@@ -1,0 +1,101 @@
+package child
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stepin-dev/stepin/agent/pair"
+)
+
+// Kept are the capabilities that a child may have where the target has them: those that decide which files it can
+// read (capabilities(7)).
+const Kept = 1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH | 1<<unix.CAP_FOWNER
+
+// enter makes root the root directory of this process for good.
+func enter(root *os.File) error {
+	if err := unix.Fchdir(int(root.Fd())); err != nil {
+		return fmt.Errorf("child: entering the pod's root: %w", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("child: changing root to the pod's: %w", err)
+	}
+	return nil
+}
+
+// become takes the target's user, groups and file capabilities, for every thread, and gives everything else up. What
+// the user namespace does not allow is returned as limits; only a process that would keep more than the target has is
+// an error. These calls must be for all threads: syscall.AllThreadsSyscall fails in a program with cgo, so the agent is
+// built without.
+func become(start pair.Start) (limits []string, err error) {
+	if err := all(unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1, 0); err != nil {
+		return nil, fmt.Errorf("child: PR_SET_KEEPCAPS: %w", err)
+	}
+	if err := setGroups(start.Groups); err != nil {
+		limits = append(limits, fmt.Sprintf("files that only a supplementary group may read are out of reach: setgroups: %v", err))
+	}
+	if err := syscall.Setresgid(start.GID, start.GID, start.GID); err != nil {
+		limits = append(limits, fmt.Sprintf("the agent cannot take the pod's group %d: %v", start.GID, err))
+	}
+	if err := syscall.Setresuid(start.UID, start.UID, start.UID); err != nil {
+		if os.Geteuid() == 0 && start.UID != 0 {
+			return nil, fmt.Errorf("child: taking the pod's user %d: %w", start.UID, err)
+		}
+		limits = append(limits, fmt.Sprintf("the agent cannot take the pod's user %d: %v", start.UID, err))
+	}
+	if err := setCapabilities(start.Caps & Kept); err != nil {
+		if start.Caps == 0 {
+			return nil, fmt.Errorf("child: giving capabilities up: %w", err)
+		}
+		if err := setCapabilities(0); err != nil {
+			return nil, fmt.Errorf("child: giving capabilities up: %w", err)
+		}
+		limits = append(limits, fmt.Sprintf("the agent cannot take the pod's capabilities: %v", err))
+	}
+	if err := all(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0); err != nil {
+		return nil, fmt.Errorf("child: PR_SET_NO_NEW_PRIVS: %w", err)
+	}
+	// The change of user has cleared it (prctl(2)).
+	if err := all(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0); err != nil {
+		return nil, fmt.Errorf("child: PR_SET_PDEATHSIG: %w", err)
+	}
+	return limits, nil
+}
+
+// setGroups leaves alone what is right already: in a user namespace of one id setgroups(2) is forbidden.
+func setGroups(want []int) error {
+	have, err := syscall.Getgroups()
+	if err == nil {
+		slices.Sort(have)
+		sorted := slices.Sorted(slices.Values(want))
+		if slices.Equal(have, sorted) {
+			return nil
+		}
+	}
+	return syscall.Setgroups(want)
+}
+
+// setCapabilities leaves exactly caps, nothing inheritable, and with that nothing ambient.
+func setCapabilities(caps uint64) error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	data := [2]unix.CapUserData{
+		{Effective: uint32(caps), Permitted: uint32(caps)},
+		{Effective: uint32(caps >> 32), Permitted: uint32(caps >> 32)},
+	}
+	return capset(&header, &data)
+}
+
+func all(trap, a, b, c uintptr) error {
+	_, _, errno := syscall.AllThreadsSyscall6(trap, a, b, c, 0, 0, 0)
+	if errno == syscall.ENOTSUP {
+		return errors.New("this agent was built with cgo")
+	}
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}

@@ -1,0 +1,213 @@
+// Package child is the agent's process that is in the pod: it has the pod's network, host name, root directory, user
+// and groups, so that plain dials, look-ups and opens do the pod's work. All bytes from outside are read here: the wire,
+// stolen flows, answers of name servers. It must never hold anything that steals (the parent asks the kernel, and hands
+// plain sockets over), nor use os.Executable or /proc/self: the root is the pod's.
+package child
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stepin-dev/stepin/agent/pair"
+	"github.com/stepin-dev/stepin/agent/pod"
+	"github.com/stepin-dev/stepin/pkg/mux"
+	"github.com/stepin-dev/stepin/pkg/peer"
+)
+
+// Child serves the sessions.
+//
+// Goroutines: Run's own, which accepts sessions; pair.Caller's; one a session and those it starts (session.go); one a
+// steal listener, one a stolen flow (incoming.go).
+type Child struct {
+	start    pair.Start
+	began    time.Time
+	limits   []string
+	caller   *pair.Caller
+	log      *slog.Logger
+	trace    *trace
+	relays   *mux.Relays
+	parts    sync.Pool // buffers for parts of files
+	env      []string
+	mounts   *os.File
+	ours     *os.File
+	raw      [2]*os.File // to answer stolen datagrams: IPv4, IPv6
+	resolver resolver
+	steals   steals
+
+	mu       sync.Mutex
+	sessions map[string]*session
+
+	retired chan pair.Retire
+}
+
+const (
+	// heapPercent lets the garbage collector run early: what stalled flows hold must not be doubled by garbage.
+	heapPercent = 30
+	// maxProc bounds a file of /proc; environ and mountinfo may be a few hundred KiB.
+	maxProc = 8 << 20
+)
+
+// Run is the child's whole life. control is the pair's end that the parent gave it.
+func Run(ctx context.Context, control *os.File, log *slog.Logger) error {
+	time.Local = time.UTC // else the pod's /etc/localtime would be read
+	debug.SetGCPercent(heapPercent)
+	conn, err := pair.Open(control)
+	if err != nil {
+		return err
+	}
+	m, files, err := conn.Recv()
+	if err != nil {
+		return err
+	}
+	c := &Child{began: time.Now(), log: log, relays: &mux.Relays{}, sessions: map[string]*session{}, retired: make(chan pair.Retire, 1)}
+	if m.Op != pair.OpStart {
+		return fmt.Errorf("child: told %q before %q", m.Op, pair.OpStart)
+	}
+	if err := json.Unmarshal(m.Body, &c.start); err != nil {
+		return fmt.Errorf("child: %v", err)
+	}
+	listener, steal, err := c.adopt(files)
+	if err != nil {
+		return err
+	}
+	if err := enter(files[pair.FileRoot]); err != nil {
+		return err
+	}
+	files[pair.FileRoot].Close()
+	limits, err := become(c.start)
+	if err != nil {
+		return err
+	}
+	c.limits = append(c.start.Limits, limits...)
+	c.caller = pair.NewCaller(conn, c.event)
+	for _, l := range steal {
+		go c.acceptStolen(l)
+	}
+	go c.acceptSessions(ctx, listener)
+	select {
+	case <-c.caller.Done(): // the parent is dead: PDEATHSIG should have come first
+		return errors.New("child: the agent's parent process has ended")
+	case r := <-c.retired:
+		c.retire(r)
+		return nil
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// adopt takes the files of the start message over.
+func (c *Child) adopt(files []*os.File) (listener *net.UnixListener, steal []*net.TCPListener, err error) {
+	want := pair.FileRest + c.start.Listeners + c.start.Raw
+	if c.start.Trace {
+		want++
+	}
+	if len(files) != want || c.start.Raw > 2 {
+		return nil, nil, fmt.Errorf("child: %d files where %d were due", len(files), want)
+	}
+	l, err := net.FileListener(files[pair.FileListener])
+	files[pair.FileListener].Close()
+	if err != nil {
+		return nil, nil, fmt.Errorf("child: the sessions' listener: %w", err)
+	}
+	listener, ok := l.(*net.UnixListener)
+	if !ok {
+		return nil, nil, errors.New("child: the sessions' listener is no unix socket")
+	}
+	listener.SetUnlinkOnClose(false) // its path is of the parent's root
+	environ, err := readAll(files[pair.FileEnviron])
+	files[pair.FileEnviron].Close()
+	if err != nil {
+		return nil, nil, fmt.Errorf("child: reading the pod's environment: %w", err)
+	}
+	c.env = pod.ParseEnviron(environ)
+	c.mounts, c.ours = files[pair.FileMounts], files[pair.FileOurs]
+	rest := files[pair.FileRest:]
+	c.trace = &trace{log: c.log}
+	if c.start.Trace {
+		c.trace.w, rest = rest[0], rest[1:]
+	}
+	for _, f := range rest[:c.start.Listeners] {
+		l, err := net.FileListener(f)
+		f.Close()
+		if err != nil {
+			return nil, nil, fmt.Errorf("child: a steal's listener: %w", err)
+		}
+		steal = append(steal, l.(*net.TCPListener))
+	}
+	copy(c.raw[:], rest[c.start.Listeners:])
+	return listener, steal, nil
+}
+
+// readAll reads a file of /proc from its beginning.
+func readAll(f *os.File) ([]byte, error) {
+	return io.ReadAll(io.NewSectionReader(f, 0, maxProc))
+}
+
+// event is told what the parent says of itself.
+func (c *Child) event(m pair.Message) {
+	var r pair.Retire
+	if m.Op != pair.OpRetire || json.Unmarshal(m.Body, &r) != nil {
+		return
+	}
+	select {
+	case c.retired <- r:
+	default:
+	}
+}
+
+// retire tells the sessions why, or, for the next child's sake, nothing.
+func (c *Child) retire(r pair.Retire) {
+	if !r.Bye {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.sessions {
+		_ = s.conn.Close(r.Reason)
+	}
+}
+
+// acceptSessions never waits for one session's sake.
+func (c *Child) acceptSessions(ctx context.Context, l *net.UnixListener) {
+	for {
+		conn, err := l.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // EMFILE and the like pass
+			c.log.Warn("accepting a session", "err", err)
+			time.Sleep(acceptPause)
+			continue
+		}
+		uid, err := peer.UID(conn)
+		if err != nil || uint32(uid) != c.start.PeerUID {
+			c.log.Warn("refused a stranger", "uid", uid, "err", err)
+			conn.Close()
+			continue
+		}
+		go c.serve(ctx, conn)
+	}
+}
+
+// acceptPause is the wait after an accept that failed for want of descriptors or memory.
+const acceptPause = 50 * time.Millisecond
+
+// hostname is the pod's: this process is in its UTS namespace.
+func hostname() string {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(u.Nodename[:])
+}
