@@ -46,9 +46,8 @@ const (
 
 // client is what the editor can do (DAP: InitializeRequestArguments).
 type client struct {
-	Progress    bool `json:"supportsProgressReporting"`
-	Terminal    bool `json:"supportsRunInTerminalRequest"`
-	Invalidated bool `json:"supportsInvalidatedEvent"`
+	Progress bool `json:"supportsProgressReporting"`
+	Terminal bool `json:"supportsRunInTerminalRequest"`
 }
 
 // operation is a launch or restart under way.
@@ -198,8 +197,10 @@ func (c *conversation) print(category, text string) {
 	c.toEditor(newEvent("output", outputBody{Category: category, Output: text}))
 }
 
-// notice shows one line of stepin's own.
-func (c *conversation) notice(line string) { c.print("console", "stepin: "+line+"\n") }
+// notice shows one line of stepin's own. It does not wait: the session calls it from anywhere.
+func (c *conversation) notice(line string) {
+	c.reply(newEvent("output", outputBody{Category: "console", Output: "stepin: " + line + "\n"}))
+}
 
 // refuse answers a request with an error: its number, its sentence and hint, and whether the editor should show it.
 func (c *conversation) refuse(seq int, command string, err error) {

@@ -26,14 +26,14 @@ func (r *run) serve() {
 func (r *run) lost() {
 	c := r.c
 	r.mu.Lock()
-	expected := r.quiet || r.finished
+	asked, finished := r.quiet || r.ending, r.quiet || r.finished
 	r.mu.Unlock()
 	c.mu.Lock()
 	// launch, restart and disconnect have an answer of their own.
 	told := c.phase == launching || c.phase == ending || c.swap != nil && c.swap.changing
 	c.mu.Unlock()
 	var died error = fail.New(fail.DebuggerFailed, "", "%s has ended", r.name)
-	if !expected {
+	if !asked && !finished {
 		died = r.death()
 		r.kill() // its debuggee must not run on unseen
 		if !told {
@@ -41,7 +41,7 @@ func (r *run) lost() {
 		}
 	}
 	r.failPending(died)
-	if !expected && !told {
+	if !finished && !told {
 		c.setPaused(r, false)
 		c.terminate()
 	}

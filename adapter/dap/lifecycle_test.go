@@ -414,3 +414,43 @@ func TestOnlyTheDebuggee(t *testing.T) {
 		t.Error("a value of the pod is in the log")
 	}
 }
+
+// TestStubbornSession disconnects while the session's start does not listen: the editor is answered in time.
+func TestStubbornSession(t *testing.T) {
+	started, release := make(chan struct{}), make(chan struct{})
+	a := startAdapter(t, program(t, "hello"), func(o *dap.Options) {
+		o.Start = func(context.Context, *config.Launch, dap.Hints, dap.Hooks) (dap.Runner, error) {
+			close(started)
+			<-release
+			return nil, errors.New("too late")
+		}
+	})
+	launch(t, a)
+	<-started
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if m, err := a.Do(ctx, "disconnect", nil); err != nil || m.Err() != nil {
+		t.Errorf("disconnect: %v %v", err, m)
+	}
+	close(release)
+}
+
+// TestSecondLaunch launches again after a launch that failed, and terminates.
+func TestSecondLaunch(t *testing.T) {
+	dir := program(t, "service")
+	a := startAdapter(t, dir)
+	launchBad := launchArgs(map[string]any{"program": "./nowhere"})
+	must(t, a.Client, "initialize", initialize)
+	refused(t, a.Client, "threads", nil)
+	refused(t, a.Client, "launch", launchBad)
+	refused(t, a.Client, "restart", nil)
+	refused(t, a.Client, "terminate", nil)
+	refused(t, a.Client, "attach", launchBad)
+	begin(t, a.Client, launchArgs(map[string]any{"program": "."}))
+	refused(t, a.Client, "launch", launchBad)
+	a.WaitOutput(limit(t), "stdout", "listening")
+	refused(t, a.Client, "nonsense", nil)
+	must(t, a.Client, "terminate", nil)
+	exit(t, a.Client)
+	must(t, a.Client, "disconnect", nil)
+}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/stepin-dev/stepin/pkg/fail"
 	"github.com/stepin-dev/stepin/pkg/peer"
@@ -19,6 +20,9 @@ import (
 
 // maxConversations bounds the sessions of one listening adapter: each has a debugger and a pod.
 const maxConversations = 64
+
+// acceptPause is the wait after an accept that failed for want of descriptors.
+const acceptPause = 100 * time.Millisecond
 
 // Listen opens where editors connect: "host:port" with a loopback address, or "unix:PATH". A listening adapter runs
 // programs for whoever reaches it, so the socket's directory must be the user's alone, and TCP peers are checked one
@@ -102,6 +106,10 @@ func (l *Listener) ServeAll(ctx context.Context, o Options) error {
 		}
 		if errors.Is(err, syscall.ECONNABORTED) || errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
 			o.Log.Warn("accepting an editor", "error", err)
+			select { // descriptors come back when a session ends
+			case <-ctx.Done():
+			case <-time.After(acceptPause):
+			}
 			continue
 		}
 		if err != nil {

@@ -3,6 +3,7 @@ package dap
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 
@@ -230,7 +231,7 @@ func (c *conversation) settle(err error) {
 	c.mu.Lock()
 	s := c.swap
 	c.swap = nil
-	r := c.run
+	r, over := c.run, c.phase == ending
 	c.mu.Unlock()
 	for _, h := range s.held { // none after a success
 		if err != nil {
@@ -240,8 +241,11 @@ func (c *conversation) settle(err error) {
 		}
 	}
 	switch {
-	case err == nil:
+	case err == nil, over:
 	case s.changing:
+		if errors.Is(err, context.Canceled) {
+			err = fail.New(fail.Internal, "start it again", "the restart was cancelled when the old run had ended")
+		}
 		c.say(err)
 		c.terminate()
 	default:
