@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -281,7 +282,7 @@ func dial(t testing.TB, n *Namespaces, args ...string) string {
 //
 //	listen NETWORK ADDR...          tells each peer its address and ours (tcp-close: and closes first); prints "ready" first
 //	dial NETWORK ADDR [LOCAL]       prints what the listener says, or the error
-//	children N                      starts N processes one after another
+//	mapped NETWORK ADDR             connects (UDP: sends without connecting) by an IPv6 socket to an IPv4 address, and stays
 func insideMain(args []string) int {
 	runtime.GOMAXPROCS(2)
 	switch args[0] {
@@ -319,15 +320,19 @@ func insideMain(args []string) int {
 			return 1
 		}
 		fmt.Println(string(b[:k]))
-	case "children":
-		var count int
-		fmt.Sscan(args[1], &count)
-		for range count {
-			if err := exec.Command("/proc/self/exe", "inside", "nothing").Run(); err != nil {
-				fmt.Println(err)
-				return 1
-			}
+	case "mapped":
+		kind := map[string]int{"tcp": unix.SOCK_STREAM, "udp": unix.SOCK_DGRAM}[args[1]]
+		to := &unix.SockaddrInet6{Addr: netip.MustParseAddrPort(args[2]).Addr().As16(), Port: int(netip.MustParseAddrPort(args[2]).Port())}
+		fd, err := unix.Socket(unix.AF_INET6, kind|unix.SOCK_NONBLOCK, 0)
+		if err == nil && kind == unix.SOCK_STREAM {
+			unix.Connect(fd, to)
+		} else if err == nil {
+			err = unix.Sendto(fd, []byte("x"), 0, to)
 		}
+		if err != nil {
+			fmt.Println(err)
+		}
+		select {}
 	}
 	return 0
 }

@@ -368,6 +368,33 @@ func TestOutgoing(t *testing.T) {
 	}
 }
 
+// An IPv6 socket that speaks IPv4, as Java's are, and a UDP socket that is not connected have an owner as well; of two processes
+// that send from such sockets each is found.
+func TestOwner(t *testing.T) {
+	n := start(t, networkPlan(t), pod(t, nil))
+	exe, _ := os.Executable()
+	for _, network := range []string{"tcp", "udp", "tcp", "udp"} {
+		argv := n.Wrap([]string{exe, "inside", "mapped", network, "10.96.0.10:53"})
+		cmd := exec.Command(argv[0], argv[1:]...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+		var s syn
+		for known := true; known; { // a SYN comes again each second
+			s = nextSyn(t, n)
+			pid, err := n.Owner(network, s.src, s.dst)
+			known = err == nil && pid != cmd.Process.Pid
+		}
+		if pid, err := n.Owner(network, s.src, s.dst); err != nil || pid != cmd.Process.Pid {
+			t.Errorf("%s from %v: owner %d %v, want %d", network, s.src, pid, err, cmd.Process.Pid)
+		}
+	}
+	if _, err := n.Owner("tcp", netip.MustParseAddrPort("10.244.1.9:1"), netip.MustParseAddrPort("10.96.0.10:53")); !errors.Is(err, ErrNoOwner) {
+		t.Error("owner of nothing:", err)
+	}
+}
+
 func TestNoIPv6Pod(t *testing.T) {
 	p := plan(t)
 	p.Addrs = []netip.Addr{pod4}
