@@ -1,0 +1,208 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/stepin-dev/stepin/pkg/mux"
+	"github.com/stepin-dev/stepin/pkg/wire"
+)
+
+// Waits of reconnecting.
+const (
+	redialEvery = 100 * time.Millisecond
+	redialTry   = 5 * time.Second // one try
+)
+
+// errGone is a dialer's word that there is no agent any more: reconnecting is pointless.
+var errGone = errors.New("the agent is gone")
+
+// dialer makes one channel to the agent. resume is the token of the last Welcome.
+type dialer func(ctx context.Context, resume string) (*mux.Conn, wire.Welcome, error)
+
+// link is the way to the agent. That it may be down for a while is one of its states, not an error of the session:
+// meanwhile new streams fail at once, and it dials until it is up again or the agent is gone.
+//
+// Goroutines: run (ends with close, or when the agent is gone); one a channel that hands out its requests.
+type link struct {
+	dial   dialer
+	notice func(string)
+	log    *slog.Logger
+	serve  func(*mux.Request) // each in a goroutine of its own
+
+	mu      sync.Mutex
+	conn    *mux.Conn     // nil while down
+	changed chan struct{} // closed and replaced at each change of conn
+	resume  string
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	ended  chan struct{} // closed when it will never be up again
+	err    error         // set before ended is closed
+}
+
+// newLink makes the first channel; its failure is the caller's.
+func newLink(ctx context.Context, dial dialer, serve func(*mux.Request), notice func(string), log *slog.Logger) (*link, error) {
+	conn, welcome, err := dial(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	l := &link{dial: dial, notice: notice, log: log, serve: serve, conn: conn, resume: welcome.Resume,
+		changed: make(chan struct{}), ended: make(chan struct{})}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	go l.run(conn)
+	return l, nil
+}
+
+func (l *link) run(conn *mux.Conn) {
+	defer close(l.ended)
+	for {
+		go l.accept(conn)
+		select {
+		case <-conn.Done():
+		case <-l.ctx.Done():
+			conn.Close("")
+			l.set(nil)
+			l.err = context.Canceled
+			return
+		}
+		l.set(nil)
+		var bye mux.ByeError
+		if errors.As(conn.Err(), &bye) {
+			l.err = bye
+			return
+		}
+		l.log.Debug("channel lost", "err", conn.Err())
+		lost := time.Now()
+		var err error
+		if conn, err = l.redial(); err != nil {
+			l.err = err
+			return
+		}
+		l.notice(fmt.Sprintf("the agent is back after %v", time.Since(lost).Round(100*time.Millisecond)))
+	}
+}
+
+// redial tries until there is a channel again, or none will come.
+func (l *link) redial() (*mux.Conn, error) {
+	said := false
+	for {
+		ctx, cancel := context.WithTimeout(l.ctx, redialTry)
+		conn, welcome, err := l.dial(ctx, l.resume)
+		cancel()
+		var refusal *wire.Refusal
+		switch {
+		case err == nil:
+			l.mu.Lock()
+			l.resume = welcome.Resume
+			l.mu.Unlock()
+			l.set(conn)
+			return conn, nil
+		case l.ctx.Err() != nil:
+			return nil, context.Canceled
+		case errors.Is(err, errGone), errors.As(err, &refusal):
+			return nil, err
+		case !said:
+			said = true
+			l.notice(fmt.Sprintf("the way to the agent is broken (%v); trying again", err))
+		}
+		select {
+		case <-time.After(redialEvery):
+		case <-l.ctx.Done():
+			return nil, context.Canceled
+		}
+	}
+}
+
+func (l *link) accept(conn *mux.Conn) {
+	for {
+		r, err := conn.Accept()
+		if err != nil {
+			return
+		}
+		go l.serve(r)
+	}
+}
+
+func (l *link) set(conn *mux.Conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conn = conn
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// current returns the channel, nil while it is down, and what is closed when that changes.
+func (l *link) current() (*mux.Conn, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.conn, l.changed
+}
+
+// open opens a stream; while the link is down it fails with mux.ErrLost.
+func (l *link) open(ctx context.Context, kind wire.Kind, body, reply any) (*mux.Stream, error) {
+	conn, _ := l.current()
+	if conn == nil {
+		return nil, mux.ErrLost
+	}
+	return conn.Open(ctx, kind, body, reply)
+}
+
+// ask opens a stream for the sake of its reply.
+func (l *link) ask(ctx context.Context, kind wire.Kind, body, reply any) error {
+	s, err := l.open(ctx, kind, body, reply)
+	if err != nil {
+		return err
+	}
+	return s.Close()
+}
+
+// keep holds a stream open for as long as ctx lasts: use gets it each time the link comes up, and is called again
+// when it returns, after retry unless the link has changed meanwhile. A refusal goes to refused.
+func (l *link) keep(ctx context.Context, retry time.Duration, use func(*mux.Conn) error, refused func(error)) {
+	for {
+		conn, changed := l.current()
+		if conn != nil {
+			if err := use(conn); err != nil && ctx.Err() == nil && !errors.Is(err, mux.ErrLost) {
+				refused(err)
+			}
+		}
+		var again <-chan time.Time
+		if conn != nil {
+			again = time.After(retry)
+		}
+		select {
+		case <-changed:
+		case <-again:
+		case <-ctx.Done():
+			return
+		case <-l.ended:
+			return
+		}
+	}
+}
+
+// send sends a control message if the link is up: State is repeated after a reconnect by its sender.
+func (l *link) send(kind wire.Kind, body any) {
+	if conn, _ := l.current(); conn != nil {
+		_ = conn.Send(kind, body)
+	}
+}
+
+func (l *link) close() {
+	l.cancel()
+	<-l.ended
+}
+
+// errno is what the debuggee gets for a stream that could not be opened: the pod's own errno where the pod said one.
+func errno(err error, otherwise syscall.Errno) syscall.Errno {
+	if errors.Is(err, mux.ErrLost) {
+		return otherwise
+	}
+	return wire.ErrnoOf(err, otherwise)
+}

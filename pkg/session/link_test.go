@@ -1,0 +1,135 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stepin-dev/stepin/pkg/mux"
+	"github.com/stepin-dev/stepin/pkg/wire"
+)
+
+// wireAgent is the other side of a link on the wire: it accepts every stream and can be cut off.
+type wireAgent struct {
+	mu     sync.Mutex
+	conn   *mux.Conn
+	raw    net.Conn
+	dials  atomic.Int32
+	resume []string
+	gone   error
+}
+
+func (a *wireAgent) dial(ctx context.Context, resume string) (*mux.Conn, wire.Welcome, error) {
+	a.dials.Add(1)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.gone != nil {
+		return nil, wire.Welcome{}, a.gone
+	}
+	near, far := net.Pipe()
+	go func() {
+		c, err := mux.Serve(context.Background(), far, func(h wire.Hello) (wire.Welcome, error) {
+			return wire.Welcome{Resume: "again"}, nil
+		}, mux.Config{})
+		if err != nil {
+			return
+		}
+		a.mu.Lock()
+		a.conn, a.raw = c, far
+		a.mu.Unlock()
+		for {
+			r, err := c.Accept()
+			if err != nil {
+				return
+			}
+			r.Accept(nil)
+		}
+	}()
+	a.resume = append(a.resume, resume)
+	return mux.Dial(ctx, near, wire.Hello{}, mux.Config{})
+}
+
+func (a *wireAgent) cut() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.raw.Close()
+}
+
+func startLink(t *testing.T, a *wireAgent) (*link, chan string) {
+	t.Helper()
+	said := make(chan string, 100)
+	l, err := newLink(t.Context(), a.dial, func(r *mux.Request) { r.Refuse(syscall.EOPNOTSUPP) }, func(line string) { said <- line }, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l, said
+}
+
+// until polls for what other goroutines bring about.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for range 500 {
+		if ok() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("never: " + what)
+}
+
+func TestLinkComesBack(t *testing.T) {
+	a := &wireAgent{}
+	l, _ := startLink(t, a)
+	defer l.close()
+	until(t, "served", func() bool { a.mu.Lock(); defer a.mu.Unlock(); return a.conn != nil })
+	held := make(chan bool, 10)
+	go l.keep(t.Context(), time.Hour, func(c *mux.Conn) error {
+		s, err := c.Open(t.Context(), wire.KindSteal, wire.Steal{}, nil)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		held <- true
+		return s.Readable()
+	}, func(error) {})
+	<-held
+	a.cut()
+	<-held // the steal is held again on the new channel
+	if a.dials.Load() != 2 || a.resume[1] != "again" {
+		t.Errorf("%d dials, resumed with %q", a.dials.Load(), a.resume)
+	}
+}
+
+func TestLinkEndsWithItsAgent(t *testing.T) {
+	a := &wireAgent{}
+	l, _ := startLink(t, a)
+	until(t, "served", func() bool { a.mu.Lock(); defer a.mu.Unlock(); return a.conn != nil })
+	a.mu.Lock()
+	a.gone = errGone
+	a.mu.Unlock()
+	a.cut()
+	<-l.ended
+	if !errors.Is(l.err, errGone) {
+		t.Error(l.err)
+	}
+	if _, err := l.open(t.Context(), wire.KindDial, nil, nil); !errors.Is(err, mux.ErrLost) {
+		t.Error(err)
+	}
+}
+
+func TestLinkHearsGoodbye(t *testing.T) {
+	a := &wireAgent{}
+	l, _ := startLink(t, a)
+	until(t, "served", func() bool { a.mu.Lock(); defer a.mu.Unlock(); return a.conn != nil })
+	a.conn.Close("the pod has ended")
+	<-l.ended
+	if l.err == nil || l.err.Error() != "the pod has ended" {
+		t.Error(l.err)
+	}
+}

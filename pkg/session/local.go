@@ -1,0 +1,325 @@
+package session
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stepin-dev/stepin/pkg/fail"
+	"github.com/stepin-dev/stepin/pkg/mux"
+	"github.com/stepin-dev/stepin/pkg/wire"
+)
+
+// Waits for an agent on this machine.
+const (
+	agentStart = 15 * time.Second // from the start to the first answer; a quiet machine needs 0.1 s
+	agentPoll  = 20 * time.Millisecond
+)
+
+// local is the agent of local/PID: a process on this machine, shared by all sessions of this user on that pod.
+// Its socket lies in a private directory and bears the token in its name, so that what is left of a killed agent is
+// one file, and who may read the directory may join.
+type local struct {
+	pid   int
+	netns string // inode of the pod's network namespace: the sandbox
+	dir   string // private, this user's
+	hello wire.Hello
+	ttl   time.Duration
+	log   func(string) // the agent's own lines, for debugging
+	image func() ([]byte, error)
+	stub  func() (string, error) // path of the stub, for a pod in a user namespace of its own
+	trace *os.File               // nil: none; else the agent appends what it does there
+}
+
+// checkLocal says whether PID exists and may be entered.
+func checkLocal(pid int) (netns string, err error) {
+	proc := "/proc/" + strconv.Itoa(pid)
+	if _, err := os.Stat(proc); err != nil {
+		return "", fail.New(fail.TargetMissing, "list the processes with `ps -e` and take a PID from there",
+			"target: there is no process %d", pid)
+	}
+	for _, ns := range []string{"net", "uts", "user", "mnt"} {
+		link, err := os.Readlink(proc + "/ns/" + ns)
+		if err != nil {
+			return "", foreign(pid, err)
+		}
+		if ns == "net" {
+			netns = strings.TrimSuffix(strings.TrimPrefix(link, "net:["), "]")
+		}
+	}
+	if _, err := os.Stat(proc + "/root/"); err != nil {
+		return "", foreign(pid, err)
+	}
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err == nil && own == "net:["+netns+"]" {
+		return "", fail.New(fail.TargetForeign, "take a process that runs in a container or in namespaces of its own",
+			"target: process %d shares this machine's own network, so it is no pod", pid)
+	}
+	return netns, nil
+}
+
+func foreign(pid int, err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		err = path.Err
+	}
+	return fail.Wrap(fail.TargetForeign, err, "take a process of your own user, or run stepin as root",
+		"target: process %d is not yours to enter", pid)
+}
+
+// runtimeDir is this user's private directory for what outlives a session.
+func runtimeDir() (string, error) {
+	dir := filepath.Join(os.TempDir(), fmt.Sprintf("stepin-%d", os.Getuid()))
+	if x := os.Getenv("XDG_RUNTIME_DIR"); x != "" {
+		if info, err := os.Stat(x); err == nil && info.IsDir() && owner(info) == os.Getuid() {
+			dir = filepath.Join(x, "stepin")
+		}
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", fmt.Errorf("session: making the runtime directory: %w", err)
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return "", fmt.Errorf("session: looking at the runtime directory: %w", err)
+	}
+	if !info.IsDir() || info.Mode().Perm()&0o077 != 0 || owner(info) != os.Getuid() {
+		return "", fail.New(fail.AgentStart, "remove it, or set XDG_RUNTIME_DIR to a directory of your own",
+			"%s must be a directory of yours with mode 0700", dir)
+	}
+	return dir, nil
+}
+
+func owner(info fs.FileInfo) int {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return int(st.Uid)
+	}
+	return -1
+}
+
+// connect joins the agent that serves the pod already, or starts one. Only one session of this user does so at a time.
+func (l *local) connect(ctx context.Context, _ string) (*mux.Conn, wire.Welcome, string, error) {
+	lock, err := os.Open(l.dir)
+	if err != nil {
+		return nil, wire.Welcome{}, "", fmt.Errorf("session: opening the runtime directory: %w", err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return nil, wire.Welcome{}, "", fmt.Errorf("session: locking the runtime directory: %w", err)
+	}
+	sockets, err := filepath.Glob(filepath.Join(l.dir, l.netns+".*"))
+	if err != nil {
+		return nil, wire.Welcome{}, "", err
+	}
+	for _, s := range sockets {
+		conn, welcome, err := l.join(ctx, s, "")
+		if !errors.Is(err, errGone) {
+			return conn, welcome, s, err
+		}
+	}
+	return l.start(ctx)
+}
+
+// join dials the agent behind a socket. errGone means that nobody is there; the socket is then removed.
+func (l *local) join(ctx context.Context, socket, resume string) (*mux.Conn, wire.Welcome, error) {
+	var d net.Dialer
+	raw, err := d.DialContext(ctx, "unix", socket)
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT) {
+		os.Remove(socket)
+		return nil, wire.Welcome{}, errGone
+	}
+	if err != nil {
+		return nil, wire.Welcome{}, fmt.Errorf("session: reaching the agent: %w", err)
+	}
+	hello := l.hello
+	hello.Token, hello.Resume = strings.TrimPrefix(filepath.Ext(socket), "."), resume
+	return mux.Dial(ctx, raw, hello, mux.Config{})
+}
+
+// start runs a new agent and waits until it answers.
+func (l *local) start(ctx context.Context) (*mux.Conn, wire.Welcome, string, error) {
+	fail0 := func(err error) (*mux.Conn, wire.Welcome, string, error) { return nil, wire.Welcome{}, "", err }
+	var secret [16]byte
+	if _, err := rand.Read(secret[:]); err != nil {
+		return fail0(err)
+	}
+	token := hex.EncodeToString(secret[:])
+	hash := sha256.Sum256([]byte(token))
+	socket := filepath.Join(l.dir, l.netns+"."+token)
+	args := []string{"--pod", "local/" + strconv.Itoa(l.pid), "--listen", "unix:" + socket,
+		"--token-sha256", hex.EncodeToString(hash[:]), "--ttl", l.ttl.String(), "--who", l.hello.Who}
+	p, err := l.exec(args)
+	if err != nil {
+		return fail0(err)
+	}
+	deadline := time.Now().Add(agentStart)
+	for {
+		if _, err := os.Lstat(socket); err == nil {
+			conn, welcome, err := l.join(ctx, socket, "")
+			if !errors.Is(err, errGone) {
+				return conn, welcome, socket, err
+			}
+		}
+		select {
+		case <-p.done:
+			return fail0(p.refusal())
+		case <-ctx.Done():
+			p.kill()
+			return fail0(ctx.Err())
+		case <-time.After(agentPoll):
+		}
+		if time.Now().After(deadline) {
+			p.kill()
+			return fail0(fail.New(fail.AgentStart, "set STEPIN_LOG=debug to see what it does",
+				"the agent did not answer within %v", agentStart))
+		}
+	}
+}
+
+// agentProcess is an agent that this session started. It is not ours to end: other sessions may have joined it.
+//
+// Goroutine: wait, which ends with the process.
+type agentProcess struct {
+	cmd    *exec.Cmd
+	stderr *lastLines
+	done   chan struct{}
+}
+
+func (p *agentProcess) kill() { _ = p.cmd.Process.Kill() }
+
+// refusal makes the agent's own last line the error.
+func (p *agentProcess) refusal() error {
+	text := p.stderr.last()
+	if text == "" {
+		text = p.cmd.ProcessState.String()
+	}
+	what, hint, _ := strings.Cut(text, " hint: ")
+	return fail.New(fail.AgentStart, hint, "the agent did not start: %s", strings.TrimPrefix(what, "stepin-agent: "))
+}
+
+// exec starts the agent from memory, through the stub where the pod has a user namespace of its own.
+func (l *local) exec(args []string) (*agentProcess, error) {
+	image, err := l.image()
+	if err != nil {
+		return nil, err
+	}
+	file, err := memfd("stepin-agent", image)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	const inherited = "/proc/self/fd/3" // the first of ExtraFiles
+	argv := append([]string{inherited}, args...)
+	files := []*os.File{file}
+	if l.trace != nil {
+		files = append(files, l.trace)
+		argv = append(argv, "--trace", "/proc/self/fd/4")
+	}
+	mine, err := os.Readlink("/proc/self/ns/user")
+	if err != nil {
+		return nil, err
+	}
+	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/user", l.pid))
+	if err != nil {
+		return nil, foreign(l.pid, err)
+	}
+	if mine != theirs {
+		stub, err := l.stub()
+		if err != nil {
+			return nil, err
+		}
+		argv = append([]string{stub, "-u", strconv.Itoa(l.pid)}, argv...)
+	}
+	p := &agentProcess{stderr: &lastLines{each: l.log}, done: make(chan struct{})}
+	p.cmd = exec.Command(argv[0], argv[1:]...)
+	p.cmd.ExtraFiles = files
+	p.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "STEPIN_LOG=" + os.Getenv("STEPIN_LOG")}
+	p.cmd.Dir = "/"
+	p.cmd.Stderr = p.stderr
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // it outlives this session, and its terminal
+	if err := p.cmd.Start(); err != nil {
+		return nil, fail.Wrap(fail.AgentStart, err, "`stepin doctor` says what this machine forbids", "starting the agent")
+	}
+	go func() {
+		_ = p.cmd.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// memfd returns an executable file that lies in memory only (memfd_create(2)).
+func memfd(name string, image []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("session: memfd_create: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	if _, err := f.Write(image); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("session: writing %s: %w", name, err)
+	}
+	// Executing a file that is open for writing is ETXTBSY.
+	ro, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
+	f.Close()
+	if err != nil {
+		return nil, fmt.Errorf("session: reopening %s: %w", name, err)
+	}
+	return ro, nil
+}
+
+// lastLines keeps the last line written to it and hands each on.
+type lastLines struct {
+	each func(string)
+
+	mu   sync.Mutex
+	part bytes.Buffer
+	line string
+}
+
+var _ io.Writer = (*lastLines)(nil)
+
+func (w *lastLines) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	const longest = 64 << 10
+	if w.part.Len()+len(p) > longest {
+		w.part.Reset()
+	}
+	w.part.Write(p)
+	for {
+		line, err := w.part.ReadString('\n')
+		if err != nil {
+			w.part.Reset()
+			w.part.WriteString(line)
+			return len(p), nil
+		}
+		if w.line = strings.TrimSpace(line); w.each != nil {
+			w.each(w.line)
+		}
+	}
+}
+
+func (w *lastLines) last() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if rest := strings.TrimSpace(w.part.String()); rest != "" {
+		return rest
+	}
+	return w.line
+}

@@ -1,0 +1,245 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"syscall"
+
+	"github.com/stepin-dev/stepin/pkg/mux"
+	"github.com/stepin-dev/stepin/pkg/netstack"
+	"github.com/stepin-dev/stepin/pkg/policy"
+	"github.com/stepin-dev/stepin/pkg/wire"
+)
+
+const dnsPort = 53
+
+// flowEnd makes a netstack flow an End for a relay.
+type flowEnd struct{ *netstack.Conn }
+
+func (e flowEnd) Readable() error {
+	e.WaitReadable()
+	return nil
+}
+
+// tcp answers one SYN of the debuggee's: it dials where the verdict says before the debuggee's connect returns.
+func (s *Session) tcp(ctx context.Context, src, dst netip.AddrPort) (func(*netstack.Conn), error) {
+	host := s.askedByHostProgram("tcp", src, dst)
+	if !host && s.isResolver(dst) {
+		return func(c *netstack.Conn) { _ = s.names.ServeTCP(s.ctx, c) }, nil
+	}
+	v := s.verdict("tcp", dst, host)
+	s.log.Debug("outgoing tcp", "src", src, "dst", dst, "verdict", v.Where, "rule", v.Rule)
+	switch v.Where {
+	case policy.Deny:
+		return nil, v.Errno
+	case policy.Host:
+		return s.hostTCP(ctx, dst)
+	case policy.HostThenPod:
+		serve, err := s.hostTCP(ctx, dst)
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			return serve, err
+		}
+		if serve, err = s.podTCP(ctx, src, dst); err == nil {
+			s.sayOnce(dst.Port(), "port %d of 127.0.0.1: nobody listens on this machine, so it leads to the pod's own", dst.Port())
+		}
+		return serve, err
+	}
+	return s.podTCP(ctx, src, dst)
+}
+
+func (s *Session) podTCP(ctx context.Context, src, dst netip.AddrPort) (func(*netstack.Conn), error) {
+	stream, err := s.link.open(ctx, wire.KindDial, wire.Dial{Network: "tcp", Addr: dst, Source: src}, nil)
+	if errors.Is(err, mux.ErrLost) {
+		v := policy.Lost(s.config.OnLost)
+		if v.Where == policy.Host {
+			return s.hostTCP(ctx, dst)
+		}
+		return nil, v.Errno
+	}
+	if err != nil {
+		return nil, errno(err, syscall.EHOSTUNREACH)
+	}
+	return func(c *netstack.Conn) { s.relays.Relay(stream, flowEnd{c}) }, nil
+}
+
+// hostTCP dials from the developer's machine.
+func (s *Session) hostTCP(ctx context.Context, dst netip.AddrPort) (func(*netstack.Conn), error) {
+	if dst.Addr().IsLoopback() && s.ports.listensOnHost(dst.Port()) {
+		return nil, syscall.ECONNREFUSED // our own listener for the debuggee: it would run in circles
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", dst.String())
+	if err != nil {
+		return nil, errno(err, syscall.EHOSTUNREACH)
+	}
+	return func(c *netstack.Conn) { join(flowEnd{c}, mux.TCP{TCPConn: conn.(*net.TCPConn)}) }, nil
+}
+
+// join copies between two ends until both directions have ended, carrying half-closes and resets.
+func join(a, b mux.End) {
+	var wg sync.WaitGroup
+	half := func(to, from mux.End) {
+		if _, err := io.Copy(struct{ io.Writer }{to}, struct{ io.Reader }{from}); err != nil {
+			a.Abort()
+			b.Abort()
+			return
+		}
+		_ = to.CloseWrite()
+	}
+	wg.Go(func() { half(a, b) })
+	half(b, a)
+	wg.Wait()
+	a.Close()
+	b.Close()
+}
+
+// udp answers the first datagram of an association.
+func (s *Session) udp(ctx context.Context, src, dst netip.AddrPort) (func(*netstack.PacketConn), error) {
+	if flow := s.datagrams.of(src, dst); flow != nil {
+		return flow.serve, nil // an answer to a stolen datagram
+	}
+	host := s.askedByHostProgram("udp", src, dst)
+	if !host && s.isResolver(dst) {
+		return s.serveNames, nil
+	}
+	v := s.verdict("udp", dst, host)
+	s.log.Debug("outgoing udp", "src", src, "dst", dst, "verdict", v.Where, "rule", v.Rule)
+	switch v.Where {
+	case policy.Deny:
+		return nil, v.Errno
+	case policy.Host, policy.HostThenPod: // whether anybody listens cannot be known before the first datagram
+		return s.hostUDP(ctx, dst)
+	}
+	stream, err := s.link.open(ctx, wire.KindAssociate, wire.Dial{Network: "udp", Addr: dst, Source: src}, nil)
+	if errors.Is(err, mux.ErrLost) {
+		if v := policy.Lost(s.config.OnLost); v.Where == policy.Deny {
+			return nil, v.Errno
+		}
+		return s.hostUDP(ctx, dst)
+	}
+	if err != nil {
+		return nil, errno(err, syscall.EHOSTUNREACH)
+	}
+	return func(c *netstack.PacketConn) { relayDatagrams(stream, c) }, nil
+}
+
+// serveNames answers the questions of one UDP socket, several at a time.
+func (s *Session) serveNames(c *netstack.PacketConn) {
+	const together = 16 // a resolver asks two at once; beyond this the association waits
+	slots := make(chan struct{}, together)
+	buf := make([]byte, wire.MaxChunk)
+	for {
+		n, err := c.Read(buf)
+		if err != nil {
+			return
+		}
+		msg := slices.Clone(buf[:n])
+		slots <- struct{}{}
+		go func() {
+			defer func() { <-slots }()
+			if answer := s.names.Resolve(context.Background(), msg, true); answer != nil {
+				_, _ = c.Write(answer)
+			}
+		}()
+	}
+}
+
+func (s *Session) hostUDP(ctx context.Context, dst netip.AddrPort) (func(*netstack.PacketConn), error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "udp", dst.String())
+	if err != nil {
+		return nil, errno(err, syscall.EHOSTUNREACH)
+	}
+	return func(c *netstack.PacketConn) {
+		go func() {
+			defer c.Close()
+			buf := make([]byte, wire.MaxChunk)
+			for {
+				n, err := conn.Read(buf)
+				if errors.Is(err, syscall.ECONNREFUSED) {
+					c.Refuse(syscall.ECONNREFUSED)
+					continue
+				}
+				if err != nil {
+					return
+				}
+				if _, err := c.Write(buf[:n]); err != nil {
+					return
+				}
+			}
+		}()
+		defer conn.Close()
+		buf := make([]byte, wire.MaxChunk)
+		for {
+			n, err := c.Read(buf)
+			if err != nil {
+				return
+			}
+			_, _ = conn.Write(buf[:n]) // an errno of the past datagram: the reader tells it
+		}
+	}, nil
+}
+
+// relayDatagrams moves datagrams between a stream's chunks and c until either ends, then closes both. The errnos that
+// the pod's kernel reported become the debuggee's.
+func relayDatagrams(stream *mux.Stream, c *netstack.PacketConn) {
+	go func() {
+		defer c.Close()
+		chunks := wire.NewChunkReader(stream)
+		for {
+			ch, err := chunks.Read()
+			switch {
+			case err != nil:
+				return
+			case ch.Type == wire.ChunkErrno:
+				c.Refuse(ch.Errno)
+			case ch.Type == wire.ChunkData:
+				if _, err := c.Write(ch.Data); err != nil {
+					return
+				}
+			}
+		}
+	}()
+	defer stream.Close()
+	defer c.Close()
+	buf, frame := make([]byte, wire.MaxChunk), []byte(nil)
+	for {
+		n, err := c.Read(buf)
+		if err != nil {
+			return
+		}
+		frame = wire.AppendData(frame[:0], buf[:n])
+		if _, err := stream.Write(frame); err != nil {
+			return
+		}
+	}
+}
+
+// askedByHostProgram says whether the process behind a flow belongs to the developer's machine: a debugger, compiler
+// or package manager that the debuggee started. Who cannot be found is the debuggee.
+func (s *Session) askedByHostProgram(network string, src, dst netip.AddrPort) bool {
+	pid, err := s.ns.Owner(network, src, dst)
+	return err == nil && s.isHostProgram(pid)
+}
+
+// verdict says where a flow leaves from. Rules by name go by the names that led the debuggee to the address.
+func (s *Session) verdict(network string, dst netip.AddrPort, host bool) policy.Verdict {
+	if host {
+		return policy.Verdict{Where: policy.Host, Rule: "host program"}
+	}
+	var names []string
+	if s.outgoing.NeedNames() {
+		names = s.names.NamesOf(dst.Addr())
+	}
+	return s.outgoing.Verdict(network, dst, names...)
+}
+
+// isResolver says whether dst is a name server of the pod's resolv.conf, in whose place the session answers.
+func (s *Session) isResolver(dst netip.AddrPort) bool {
+	return s.config.DNS && dst.Port() == dnsPort && slices.Contains(s.conf.Servers, dst.Addr())
+}

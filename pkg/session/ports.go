@@ -1,0 +1,253 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/stepin-dev/stepin/pkg/mux"
+	"github.com/stepin-dev/stepin/pkg/namespaces"
+	"github.com/stepin-dev/stepin/pkg/wire"
+)
+
+const (
+	// listenPoll is how often the debuggee's listeners are read: the kernel has no event for a new one, and a dump
+	// costs 24 µs (measured), a thousandth of a core.
+	listenPoll = 25 * time.Millisecond
+	// stealRetry is how often a port that another session holds is asked for again.
+	stealRetry = 2 * time.Second
+	// ephemeral is the first port that Linux gives to UDP sockets nobody bound (net.ipv4.ip_local_port_range): a UDP
+	// socket above it is a client's unless the configuration names its port.
+	ephemeral = 32768
+)
+
+// port is one port that the debuggee listens on.
+type port struct {
+	network string
+	number  uint16
+	addrs   []netip.Addr // the listeners' own addresses, sorted
+	stop    context.CancelFunc
+	host    io.Closer // the listener on the developer's loopback, or nil
+}
+
+func (p *port) loopbackOnly() bool {
+	return !slices.ContainsFunc(p.addrs, func(a netip.Addr) bool { return !a.IsLoopback() })
+}
+
+type portKey struct {
+	network string
+	number  uint16
+}
+
+// ports follows what the debuggee listens on: from the moment it listens until it stops, the port is native inside,
+// taken from the pod, and reachable on the developer's loopback.
+//
+// Goroutines: watch (ends with ctx); one a taken port (ends with the port); the host listeners' own.
+type ports struct {
+	s *Session
+
+	mu     sync.Mutex
+	open   map[portKey]*port
+	onHost map[uint16]bool // our listeners on the developer's loopback
+}
+
+func newPorts(s *Session) *ports {
+	return &ports{s: s, open: map[portKey]*port{}, onHost: map[uint16]bool{}}
+}
+
+func (p *ports) watch(ctx context.Context) {
+	tick := time.NewTicker(listenPoll)
+	defer tick.Stop()
+	failing := false
+	for {
+		listeners, err := p.s.ns.Listeners()
+		if err == nil {
+			p.reconcile(ctx, listeners)
+		} else if ctx.Err() == nil && !failing {
+			p.s.log.Warn("reading the debuggee's listeners", "err", err)
+		}
+		failing = err != nil
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			p.reconcile(ctx, nil)
+			return
+		}
+	}
+}
+
+// reconcile makes the open ports those of the listeners.
+func (p *ports) reconcile(ctx context.Context, listeners []namespaces.Listener) {
+	want := map[portKey][]netip.Addr{}
+	for _, l := range listeners {
+		if l.Network == "udp" && l.Addr.Port() >= ephemeral && !slices.Contains(p.s.listed(), l.Addr.Port()) {
+			continue
+		}
+		k := portKey{l.Network, l.Addr.Port()}
+		want[k] = append(want[k], l.Addr.Addr())
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for k, have := range p.open {
+		addrs := sorted(want[k])
+		if slices.Equal(have.addrs, addrs) {
+			delete(want, k)
+			continue
+		}
+		if len(addrs) > 0 && (&port{addrs: addrs}).loopbackOnly() == have.loopbackOnly() {
+			have.addrs = addrs // another address of the same reach: nothing else changes
+			delete(want, k)
+			continue
+		}
+		p.shut(k, have)
+	}
+	for k, addrs := range want {
+		p.begin(ctx, k, sorted(addrs))
+	}
+}
+
+func sorted(addrs []netip.Addr) []netip.Addr {
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return slices.Compact(addrs)
+}
+
+// begin opens a port. Its network rules come first: the debuggee may connect to itself right after listen.
+func (p *ports) begin(ctx context.Context, k portKey, addrs []netip.Addr) {
+	if err := p.s.ns.OwnPort(k.network, k.number); err != nil {
+		p.s.log.Warn("making a port the debuggee's own", "port", k.number, "err", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	new := &port{network: k.network, number: k.number, addrs: addrs, stop: cancel}
+	p.open[k] = new
+	if pod, ok := p.s.takes(k); ok {
+		go p.take(ctx, k, pod, new.loopbackOnly())
+	}
+	if k.network == "tcp" {
+		if l := p.s.listenOnHost(k.number); l != nil {
+			new.host = l
+			p.onHost[k.number] = true
+		}
+	}
+}
+
+func (p *ports) shut(k portKey, have *port) {
+	have.stop()
+	if have.host != nil {
+		have.host.Close()
+		delete(p.onHost, k.number)
+	}
+	if err := p.s.ns.DisownPort(k.network, k.number); err != nil {
+		p.s.log.Debug("giving a port back", "port", k.number, "err", err)
+	}
+	delete(p.open, k)
+}
+
+// take holds the steal of one port for as long as the debuggee listens on it.
+func (p *ports) take(ctx context.Context, k portKey, pod uint16, loopback bool) {
+	steal := wire.Steal{Existing: p.s.config.Incoming.Existing,
+		Ports: []wire.Port{{Network: k.network, Port: pod, Loopback: loopback}}}
+	said := ""
+	p.s.link.keep(ctx, stealRetry, func(conn *mux.Conn) error {
+		stream, err := conn.Open(ctx, wire.KindSteal, steal, nil)
+		if err != nil {
+			return err
+		}
+		said = ""
+		p.s.notice(fmt.Sprintf("%s of the pod now %s to this program", describe(k.network, pod, k.number), verb(k.network)))
+		stop := context.AfterFunc(ctx, func() { stream.Close() })
+		defer stop()
+		defer stream.Close()
+		_, err = io.Copy(io.Discard, stream)
+		return err
+	}, func(err error) {
+		if text := err.Error(); text != said && !errors.Is(err, syscall.ECANCELED) {
+			said = text
+			p.s.notice(fmt.Sprintf("%s stays with the pod: %s", describe(k.network, pod, k.number), text))
+		}
+	})
+}
+
+func describe(network string, pod, own uint16) string {
+	if pod == own {
+		return fmt.Sprintf("%s port %d", network, pod)
+	}
+	return fmt.Sprintf("%s port %d (here %d)", network, pod, own)
+}
+
+func verb(network string) string {
+	if network == "udp" {
+		return "sends its datagrams"
+	}
+	return "sends its new connections"
+}
+
+// destination is where a flow to the pod's address local is to be delivered: the debuggee's listener that would have
+// accepted it in the pod.
+func (p *ports) destination(network string, local netip.AddrPort) (netip.AddrPort, bool) {
+	own := p.s.ownPort(local.Port())
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	have := p.open[portKey{network, own}]
+	if have == nil {
+		return netip.AddrPort{}, false
+	}
+	called := local.Addr().Unmap()
+	for _, a := range have.addrs {
+		if a == called || a.IsUnspecified() && (a.Is6() || called.Is4()) {
+			return netip.AddrPortFrom(called, own), true // [::] takes IPv4, too; where it does not, the connect says so
+		}
+	}
+	for _, a := range have.addrs {
+		if a.Is4() == called.Is4() && !a.IsUnspecified() {
+			return netip.AddrPortFrom(a, own), a.IsLoopback() == called.IsLoopback()
+		}
+	}
+	return netip.AddrPort{}, false
+}
+
+func (p *ports) listensOnHost(number uint16) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.onHost[number]
+}
+
+// listed is the configuration's list of ports, nil for all.
+func (s *Session) listed() []uint16 {
+	var out []uint16
+	for _, p := range s.config.Incoming.Ports {
+		out = append(out, uint16(p))
+	}
+	return out
+}
+
+// takes says whether the debuggee's port takes part, and which of the pod's ports it stands for.
+func (s *Session) takes(k portKey) (pod uint16, ok bool) {
+	if s.config.Incoming.Mode == "off" {
+		return 0, false
+	}
+	if l := s.listed(); len(l) > 0 && !slices.Contains(l, k.number) {
+		return 0, false
+	}
+	for own, pod := range s.config.Incoming.Map {
+		if uint16(own) == k.number {
+			return uint16(pod), true
+		}
+	}
+	return k.number, true
+}
+
+// ownPort is the debuggee's port that stands for a port of the pod.
+func (s *Session) ownPort(pod uint16) uint16 {
+	for own, p := range s.config.Incoming.Map {
+		if uint16(p) == pod {
+			return uint16(own)
+		}
+	}
+	return pod
+}

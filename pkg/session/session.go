@@ -1,0 +1,502 @@
+// Package session is one debuggee's tree in a pod's place: it holds the way to the agent, is the network and the file
+// system of the debuggee's namespaces, and decides where each flow, name and file comes from. Front ends present and
+// agents do; only the session decides. It must never change the pod's workload, and nothing of the pod's may reach a
+// disk or a log through it.
+package session
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/stepin-dev/stepin/pkg/config"
+	"github.com/stepin-dev/stepin/pkg/fail"
+	"github.com/stepin-dev/stepin/pkg/mux"
+	"github.com/stepin-dev/stepin/pkg/names"
+	"github.com/stepin-dev/stepin/pkg/namespaces"
+	"github.com/stepin-dev/stepin/pkg/netstack"
+	"github.com/stepin-dev/stepin/pkg/podfs"
+	"github.com/stepin-dev/stepin/pkg/policy"
+	"github.com/stepin-dev/stepin/pkg/wire"
+)
+
+// Waits.
+const (
+	volumeRetry = 2 * time.Second  // small volumes are asked for again after a failure
+	volumeWait  = 10 * time.Second // the debuggee is not started before its small volumes are there, at most this late
+)
+
+// Parts are the programs that stepin carries inside.
+type Parts struct {
+	Agent        func() ([]byte, error) // for this machine's architecture
+	Stub, Keeper func() ([]byte, error)
+}
+
+// Options say what a session is for. They may be changed until Start.
+type Options struct {
+	Config *config.Launch
+	Parts  Parts
+	Place  Place
+
+	Progress func(title string, done, total int) // what is being done; may be nil
+	Notice   func(line string)                   // one line for the developer; may be nil; any goroutine, must not wait
+	Dir      func(path string)                   // told of the private directory as soon as it exists; may be nil
+	Log      *slog.Logger                        // nil: none
+	Trace    *os.File                            // the agent's list of what it did, for tests; nil: none
+	// TunPath and FusePath are the device nodes; "" the usual ones.
+	TunPath, FusePath string
+}
+
+// Place says where the debuggee will run; what is there stays the host's.
+type Place struct {
+	Program   string   // absolute, "" where unknown
+	Workdir   string   // absolute
+	Workspace string   // absolute, "" where unknown
+	Environ   []string // the developer's environment
+}
+
+// Session is one debuggee's tree and its way to the agent.
+//
+// Goroutines: link's; ports'; watchVolumes; follow, which ends the session when one of its parts has ended; one a flow.
+// All end with Close.
+type Session struct {
+	config   *config.Launch
+	options  Options
+	log      *slog.Logger
+	target   config.Target
+	dir      string
+	outgoing *policy.Outgoing
+	plan     policy.FilesPlan
+	pod      wire.Pod
+	conf     names.Conf
+	envFile  map[string]string
+
+	link      *link
+	ns        *namespaces.Namespaces
+	stack     *netstack.Stack
+	fs        *podfs.FS
+	names     *names.Resolver
+	ports     *ports
+	datagrams datagrams
+	relays    mux.Relays
+	said      sync.Map // lines said once
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	once   sync.Once
+	done   chan struct{}
+	mu     sync.Mutex
+	err    error
+}
+
+// Start makes a session. Errors are fail.Errors where a person can mend them; then nothing is left behind. It returns
+// soon after ctx has ended.
+func Start(ctx context.Context, o Options) (*Session, error) {
+	if o.Progress == nil {
+		o.Progress = func(string, int, int) {}
+	}
+	if o.Notice == nil {
+		o.Notice = func(string) {}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Session{config: o.Config, options: o, log: o.Log, done: make(chan struct{})}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.ports = newPorts(s)
+	if err := s.start(ctx); err != nil {
+		s.Close()
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		return nil, err
+	}
+	go s.follow()
+	go s.ports.watch(s.ctx)
+	return s, nil
+}
+
+func (s *Session) start(ctx context.Context) (err error) {
+	if s.target, err = config.ParseTarget(s.config.Target); err != nil {
+		return err
+	}
+	if s.outgoing, err = policy.NewOutgoing(s.config.Outgoing); err != nil {
+		return err
+	}
+	if s.envFile, err = readEnvFile(s.config.Env.File); err != nil {
+		return err
+	}
+	netns, err := checkLocal(s.target.PID)
+	if err != nil {
+		return err
+	}
+	if s.dir, err = os.MkdirTemp("", "stepin-session-"); err != nil {
+		return fmt.Errorf("session: making a private directory: %w", err)
+	}
+	if s.options.Dir != nil {
+		s.options.Dir(s.dir)
+	}
+	const steps = 3
+	s.options.Progress("starting the agent", 0, steps)
+	if err := s.connect(ctx, netns); err != nil {
+		return err
+	}
+	s.options.Progress("reading the pod", 1, steps)
+	if err := s.describe(ctx); err != nil {
+		return err
+	}
+	s.planFiles(ctx)
+	s.options.Progress("making the namespaces", 2, steps)
+	if err := s.enter(ctx); err != nil {
+		return err
+	}
+	s.options.Progress("ready", steps, steps)
+	s.announce()
+	return nil
+}
+
+func readEnvFile(path string) (map[string]string, error) {
+	if path == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fail.Wrap(fail.ConfigValue, cause(err), "give the file's absolute path, or remove env.file",
+			"env.file: %s cannot be read", path)
+	}
+	vars, err := config.ParseEnvFile(data)
+	if err != nil {
+		return nil, fail.Wrap(fail.ConfigValue, err, "write one NAME=value a line", "env.file: %s", path)
+	}
+	return vars, nil
+}
+
+// cause leaves out the path that a PathError repeats.
+func cause(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
+}
+
+// connect starts or joins the agent.
+func (s *Session) connect(ctx context.Context, netns string) error {
+	dir, err := runtimeDir()
+	if err != nil {
+		return err
+	}
+	var id [16]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return err
+	}
+	l := &local{pid: s.target.PID, netns: netns, dir: dir, ttl: time.Duration(s.config.Agent.TTL),
+		hello: wire.Hello{Session: hex.EncodeToString(id[:]), Who: who()},
+		log:   func(line string) { s.log.Debug("agent", "line", line) },
+		image: s.options.Parts.Agent, stub: s.stubFile, trace: s.options.Trace}
+	socket := ""
+	dial := func(ctx context.Context, resume string) (conn *mux.Conn, welcome wire.Welcome, err error) {
+		if socket == "" {
+			conn, welcome, socket, err = l.connect(ctx, resume)
+			return conn, welcome, err
+		}
+		return l.join(ctx, socket, resume)
+	}
+	s.link, err = newLink(ctx, dial, s.serve, s.notice, s.log)
+	var refusal *wire.Refusal
+	if errors.As(err, &refusal) {
+		return fail.New(fail.AgentRefused, "", "the agent refuses this session: %s", refusal.Message)
+	}
+	return err
+}
+
+func who() string {
+	name := "uid " + fmt.Sprint(os.Getuid())
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return name
+	}
+	return name + "@" + host
+}
+
+// stubFile puts the stub where it can be executed before there are namespaces.
+func (s *Session) stubFile() (string, error) {
+	image, err := s.options.Parts.Stub()
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(s.dir, "enter")
+	if err := os.WriteFile(path, image, 0o700); err != nil {
+		return "", fmt.Errorf("session: writing the stub: %w", err)
+	}
+	return path, nil
+}
+
+// describe asks what the pod is.
+func (s *Session) describe(ctx context.Context) error {
+	stream, err := s.link.open(ctx, wire.KindDescribe, nil, nil)
+	if err != nil {
+		return fail.Wrap(fail.AgentLost, err, "", "asking the agent about the pod")
+	}
+	defer stream.Close()
+	if err := decodeAll(stream, wire.MaxPod, &s.pod); err != nil {
+		return fail.Wrap(fail.AgentLost, err, "", "reading what the agent says about the pod")
+	}
+	s.conf = names.ParseConf(s.pod.Resolver)
+	side := func(name string) bool {
+		v := s.outgoing.Name(name)
+		return v.Where != policy.Host
+	}
+	host := &names.Client{Servers: hostServers}
+	s.names = names.New(names.Config{Pod: s.lookup, Host: host.Exchange, Side: side, Search: s.conf.Search})
+	return nil
+}
+
+// planFiles decides which paths come from the pod.
+func (s *Session) planFiles(ctx context.Context) {
+	in := policy.FilesInput{PodTop: s.pod.Top, Program: s.options.Place.Program, Workdir: s.options.Place.Workdir,
+		Workspace: s.options.Place.Workspace, Home: variable(s.options.Place.Environ, "HOME"),
+		Own: []string{s.dir, os.TempDir()}, DNS: s.config.DNS, Hostname: s.config.Hostname, Config: s.config.Files}
+	for _, v := range s.pod.Volumes {
+		in.Volumes = append(in.Volumes, v.Path)
+	}
+	if top, err := os.ReadDir("/"); err == nil {
+		for _, e := range top {
+			in.HostTop = append(in.HostTop, e.Name())
+		}
+	}
+	in.Present = s.present(ctx, policy.Probes())
+	s.plan = policy.Cover(in)
+	for _, k := range s.plan.Kept {
+		s.notice(fmt.Sprintf("%s stays this machine's: %s", k.Path, k.Why))
+	}
+}
+
+// present returns those of the paths that the pod has, in one round trip.
+func (s *Session) present(ctx context.Context, paths []string) []string {
+	have := make([]bool, len(paths))
+	var wg sync.WaitGroup
+	for i, p := range paths {
+		wg.Go(func() { have[i] = s.link.ask(ctx, wire.KindLstat, wire.Path{Path: p, Own: true}, nil) == nil })
+	}
+	wg.Wait()
+	var out []string
+	for i, p := range paths {
+		if have[i] {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// enter makes the namespaces and becomes their network and files.
+func (s *Session) enter(ctx context.Context) error {
+	stub, err := s.options.Parts.Stub()
+	if err != nil {
+		return err
+	}
+	keeper, err := s.options.Parts.Keeper()
+	if err != nil {
+		return err
+	}
+	s.fs = podfs.New(podfs.Config{Source: files{s.link, &s.plan}, Covered: s.plan.Covered, Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid()),
+		PerProcess: s.plan.HostView, HostView: func(pid uint32) bool { return s.isHostProgram(int(pid)) },
+		Notice: s.notice, Log: s.log})
+	small := s.smallVolumes()
+	ready := make(chan struct{})
+	go s.watchVolumes(s.ctx, small, sync.OnceFunc(func() { close(ready) }))
+	select {
+	case <-ready:
+	case <-time.After(volumeWait):
+		s.notice("the pod's small volumes are slow to come; they are read one by one until then")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	plan := namespaces.Plan{Addrs: s.pod.Addrs, Cover: s.plan.Cover, Hide: s.plan.Hide, Dir: s.dir,
+		TunPath: s.options.TunPath, FusePath: s.options.FusePath}
+	if s.config.Hostname {
+		plan.Hostname = s.pod.Hostname
+	}
+	if s.ns, err = namespaces.Start(ctx, plan, namespaces.Options{ServeFUSE: s.fs.Serve, Log: s.log, Stub: stub, Keeper: keeper}); err != nil {
+		return err
+	}
+	s.stack, err = netstack.New(netstack.Config{Tun: s.ns.Tun(), Loopback6: s.ns.Loopback6(), Log: s.log, TCP: s.tcp, UDP: s.udp})
+	return err
+}
+
+// smallVolumes lists the volumes that come whole.
+func (s *Session) smallVolumes() []string {
+	var small []string
+	for _, v := range s.pod.Volumes {
+		if v.Small && !v.File && s.plan.Covered(v.Path) {
+			small = append(small, v.Path)
+		}
+	}
+	return small
+}
+
+// announce says what this session has and what it lacks.
+func (s *Session) announce() {
+	_, left := s.environ(nil)
+	s.notice(fmt.Sprintf("in the place of %s (%s): %d of its variables, %d paths; %d variables left out",
+		s.pod.Target, s.pod.Hostname, len(s.pod.Env)-len(left), len(s.plan.Cover), len(left)))
+	for _, l := range s.pod.Limits {
+		s.notice(l)
+	}
+}
+
+// follow ends the session when its namespaces are gone, or when the agent says that the pod is.
+func (s *Session) follow() {
+	select {
+	case <-s.ctx.Done():
+		return
+	case <-s.ns.Done():
+		err := s.ns.Err()
+		if err == nil {
+			err = errors.New("they were ended from outside")
+		}
+		s.end(fail.Wrap(fail.NamespacesForbidden, err, "start again", "the debuggee's namespaces are gone"))
+	case <-s.link.ended:
+		var bye mux.ByeError
+		if errors.As(s.link.err, &bye) && bye.Reason != "" {
+			s.end(fail.New(fail.AgentLost, "start again when the pod runs", "%s", bye.Reason))
+			return
+		}
+		s.notice(fmt.Sprintf("the agent is gone (%v): the pod serves itself again, and %s", s.link.err, lost(s.config.OnLost)))
+	}
+}
+
+func lost(onLost string) string {
+	if onLost == "host" {
+		return "new connections of this program leave from this machine"
+	}
+	return "new connections of this program fail"
+}
+
+// end records why the session ended by itself.
+func (s *Session) end(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil && s.ctx.Err() == nil {
+		s.err = err
+		close(s.done)
+	}
+}
+
+// Done is closed when the session has ended by itself; Err then says why. Close does not close it.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Err is why the session ended by itself, nil otherwise.
+func (s *Session) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Close ends every process inside, gives the pod its traffic back and leaves nothing behind. It is idempotent.
+func (s *Session) Close() error {
+	var err error
+	s.once.Do(func() {
+		s.cancel()
+		if s.link != nil { // first of all: the pod serves again
+			s.link.close()
+		}
+		if s.ns != nil {
+			err = s.ns.Close()
+		}
+		if s.stack != nil {
+			s.stack.Close()
+		}
+		if s.fs != nil {
+			s.fs.Close()
+		}
+		if s.dir != "" {
+			err = errors.Join(err, os.RemoveAll(s.dir))
+		}
+	})
+	return err
+}
+
+// Dir is the session's private directory, for sockets and what is built. It is removed with the session.
+func (s *Session) Dir() string { return s.dir }
+
+// Wrap returns the command line that runs argv in the pod's place.
+func (s *Session) Wrap(argv []string) []string { return s.ns.Wrap(argv) }
+
+// Command is Wrap as a command, not yet started. env is its whole environment.
+func (s *Session) Command(ctx context.Context, argv, env []string, dir string) *exec.Cmd {
+	argv = s.Wrap(argv)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Env, cmd.Dir = env, dir
+	return cmd
+}
+
+// SetPaused says that the debuggee stands at a breakpoint.
+func (s *Session) SetPaused(paused bool) { s.link.send(wire.KindState, wire.State{Paused: paused}) }
+
+// Environ is the debuggee's whole environment; launch is what the launch configuration sets or unsets (nil).
+func (s *Session) Environ(launch map[string]*string) []string {
+	env, _ := s.environ(launch)
+	return env
+}
+
+func (s *Session) environ(launch map[string]*string) ([]string, []policy.Left) {
+	return policy.Environ(policy.EnvInput{Host: s.options.Place.Environ, Pod: s.pod.Env, Config: s.config.Env,
+		File: s.envFile, Launch: launch})
+}
+
+// PodEnviron is what turns a real debugger's environment (policy.DebuggerEnviron) into the debuggee's.
+func (s *Session) PodEnviron(launch map[string]*string) map[string]*string {
+	return policy.Delta(policy.DebuggerEnviron(s.options.Place.Environ), s.Environ(launch))
+}
+
+func (s *Session) notice(line string) { s.options.Notice(line) }
+
+// variable returns the value of one variable of an environment.
+func variable(env []string, name string) string {
+	for _, e := range env {
+		if v, ok := strings.CutPrefix(e, name+"="); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+// isHostProgram says whether a process belongs to the developer's machine.
+func (s *Session) isHostProgram(pid int) bool {
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil || exe == s.options.Place.Program {
+		return false
+	}
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return false
+	}
+	args := strings.Split(strings.TrimSuffix(string(raw), "\x00"), "\x00")
+	return policy.IsHostProgram(exe, args, s.config.HostPrograms)
+}
+
+// hostServers are the developer's own name servers.
+func hostServers() []netip.Addr {
+	text, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil {
+		return nil
+	}
+	return slices.Clone(names.ParseConf(string(text)).Servers)
+}
