@@ -1,0 +1,117 @@
+// Package cli is stepin's command line: it reads flags, puts the parts together and turns errors into a sentence and
+// a hint. Results go to standard output, everything else to standard error. It must never hold policy of its own.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stepin-dev/stepin/pkg/config"
+	"github.com/stepin-dev/stepin/pkg/fail"
+)
+
+// exitOurs is the exit status when stepin itself fails; a command's own status is passed on.
+const exitOurs = 125
+
+// exitStatus is the status of a command that stepin has run: nothing is to be said about it.
+type exitStatus int
+
+func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// Main runs the command line and returns the exit status.
+func Main(args []string) int {
+	root := New(os.Stdout, os.Stderr)
+	root.SetArgs(args)
+	return Status(root.ExecuteContext(context.Background()), os.Stderr)
+}
+
+// Status says what went wrong, if anything, and returns the exit status.
+func Status(err error, stderr io.Writer) int {
+	var status exitStatus
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &status):
+		return int(status)
+	}
+	for _, e := range each(err) {
+		fmt.Fprintf(stderr, "stepin: %v\n", e)
+		if hint := fail.Hint(e); hint != "" {
+			fmt.Fprintf(stderr, "hint: %s\n", hint)
+		}
+	}
+	return exitOurs
+}
+
+// each returns the problems of a configuration one by one, and any other error as it is.
+func each(err error) []error {
+	var p config.Problems
+	if errors.As(err, &p) {
+		return p.Unwrap()
+	}
+	return []error{err}
+}
+
+// New is the command tree.
+func New(stdout, stderr io.Writer) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "stepin",
+		Short:         "Run a program under the debugger as if inside a pod",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				hint := "stepin --help"
+				if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+					hint = "stepin " + near[0]
+				}
+				return fail.New(fail.ConfigValue, hint, "there is no command %q", args[0])
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SuggestionsMinimumDistance = 2
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fail.New(fail.ConfigValue, cmd.CommandPath()+" --help", "%v", err)
+	})
+	root.AddCommand(dapCommand(), execCommand(), doctorCommand(), versionCommand(), configCommand(), holderCommand())
+	return root
+}
+
+// exactly is cobra.ExactArgs as an error with a hint.
+func exactly(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != n {
+			return fail.New(fail.ConfigValue, cmd.CommandPath()+" --help", "%s takes %d arguments, not %d", cmd.CommandPath(), n, len(args))
+		}
+		return nil
+	}
+}
+
+// logger writes to standard error what STEPIN_LOG=debug asks for, and nothing otherwise: editors show an adapter's
+// standard error to the user.
+func logger(stderr io.Writer) *slog.Logger {
+	if os.Getenv("STEPIN_LOG") != "debug" {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// untilSignal ends with SIGINT, SIGTERM or SIGHUP. A second one ends the process as usual.
+func untilSignal(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}

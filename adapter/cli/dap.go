@@ -1,0 +1,92 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stepin-dev/stepin/adapter/dap"
+	"github.com/stepin-dev/stepin/adapter/delve"
+	"github.com/stepin-dev/stepin/pkg/config"
+	"github.com/stepin-dev/stepin/pkg/fail"
+)
+
+func dapCommand() *cobra.Command {
+	var address string
+	cmd := &cobra.Command{
+		Use:   "dap [--listen 127.0.0.1:PORT|unix:PATH]",
+		Short: "Be the debug adapter that an editor talks to",
+		Long: "Be the debug adapter that an editor talks to: on standard input and output, or with --listen for many sessions.\n" +
+			"Only processes of your own user are served.",
+		Args: exactly(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := untilSignal(cmd.Context())
+			defer stop()
+			dir, err := os.Getwd()
+			if err != nil {
+				return fail.Wrap(fail.Internal, err, "start it in an existing directory", "the working directory is gone")
+			}
+			place := dap.Place{Dir: dir, Environ: os.Environ()}
+			log := logger(cmd.ErrOrStderr())
+			o := dap.Options{
+				Parse:     func(raw json.RawMessage) (*config.Launch, error) { return launchConfig(raw, dir) },
+				Debuggers: map[string]dap.NewDebugger{"go": delve.New},
+				Start:     starter(place, log),
+				Place:     place,
+				Log:       log,
+			}
+			if address == "" {
+				return dap.Serve(ctx, dap.Stdio(), o)
+			}
+			l, err := dap.Listen(address)
+			if err != nil {
+				return err
+			}
+			name := l.Addr().String()
+			if l.Addr().Network() == "unix" {
+				name = "unix:" + name
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "stepin: listening at %s\n", name)
+			return l.ServeAll(ctx, o)
+		},
+	}
+	cmd.Flags().StringVar(&address, "listen", "", "loopback address, or unix:PATH in a directory that is yours alone")
+	return cmd
+}
+
+// launchConfig reads launch arguments with the stepin.yaml found upwards from the program underneath.
+func launchConfig(raw json.RawMessage, dir string) (*config.Launch, error) {
+	var args struct {
+		Debugger struct {
+			Program string `json:"program"`
+			DlvCwd  string `json:"dlvCwd"`
+		} `json:"debugger"`
+	}
+	start := dir
+	if json.Unmarshal(raw, &args) == nil { // what is wrong with it, Merge says better
+		start = within(within(dir, args.Debugger.DlvCwd), args.Debugger.Program)
+	}
+	file, err := config.Load(start)
+	if err != nil {
+		return nil, err
+	}
+	if len(raw) == 0 {
+		raw = json.RawMessage("{}")
+	}
+	l, err := config.Merge(file, raw)
+	if err != nil {
+		return nil, err
+	}
+	return l, l.NeedDebugger()
+}
+
+// within is path as seen from dir.
+func within(dir, path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(dir, path)
+}

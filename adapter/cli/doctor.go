@@ -1,0 +1,113 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stepin-dev/stepin/adapter/delve"
+	"github.com/stepin-dev/stepin/pkg/embedded"
+	"github.com/stepin-dev/stepin/pkg/fail"
+	"github.com/stepin-dev/stepin/pkg/namespaces"
+)
+
+// check is one line of the doctor's report.
+type check struct {
+	Name  string `json:"name"`
+	OK    bool   `json:"ok"`
+	Call  string `json:"call,omitempty"`  // the call that failed
+	Error string `json:"error,omitempty"` // its errno, in words
+	Cure  string `json:"cure,omitempty"`
+}
+
+func doctorCommand() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "doctor [-o json]",
+		Short: "Say what works on this machine and how to mend the rest",
+		Args:  exactly(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "table" && output != "json" {
+				return fail.New(fail.ConfigValue, "-o table or -o json", "-o %q does not exist", output)
+			}
+			all, err := examine(cmd)
+			if err != nil {
+				return err
+			}
+			if output == "json" {
+				err = printJSON(cmd, all)
+			} else {
+				err = printTable(cmd, all)
+			}
+			if err != nil {
+				return err
+			}
+			for _, c := range all {
+				if !c.OK {
+					return exitStatus(1) // the report has said it all
+				}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	return cmd
+}
+
+// examine tries what a session needs: the kernel's side in a child, as a session does it, and the debuggers.
+func examine(cmd *cobra.Command) ([]check, error) {
+	stub, err := embedded.Stub()
+	if err != nil {
+		return nil, err
+	}
+	keeper, err := embedded.Keeper()
+	if err != nil {
+		return nil, err
+	}
+	plan := namespaces.Plan{TunPath: os.Getenv(tunEnv), FusePath: os.Getenv(fuseEnv)}
+	o := namespaces.Options{Stub: stub, Keeper: keeper, Log: logger(cmd.ErrOrStderr())}
+	var all []check
+	for _, s := range namespaces.Probe(cmd.Context(), plan, o) {
+		c := check{Name: s.Name, OK: s.Err == nil, Call: s.Call, Cure: s.Cure}
+		if s.Err != nil {
+			c.Error = s.Err.Error()
+		}
+		if errors.Is(s.Err, namespaces.ErrNotTried) {
+			c.Error = "not tried"
+		}
+		all = append(all, c)
+	}
+	dlv := check{Name: "dlv, the Go debugger"}
+	if _, err := delve.Find(os.Environ()); err != nil {
+		dlv.Error, dlv.Cure = err.Error(), fail.Hint(err)
+	} else {
+		dlv.OK = true
+	}
+	return append(all, dlv), nil
+}
+
+func printTable(cmd *cobra.Command, all []check) error {
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	for _, c := range all {
+		word := "ok"
+		if !c.OK {
+			word = c.Error
+			if c.Call != "" {
+				word = c.Call + ": " + c.Error
+			}
+		}
+		fmt.Fprintf(w, "%s\t%s\n", c.Name, word)
+	}
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("cli: printing: %w", err)
+	}
+	for _, c := range all {
+		if c.Cure != "" {
+			fmt.Fprintf(cmd.OutOrStdout(), "hint: %s: %s\n", c.Name, c.Cure)
+		}
+	}
+	return nil
+}

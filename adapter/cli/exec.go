@@ -1,0 +1,206 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/stepin-dev/stepin/pkg/config"
+	"github.com/stepin-dev/stepin/pkg/fail"
+	"github.com/stepin-dev/stepin/pkg/session"
+)
+
+func execCommand() *cobra.Command {
+	var f execFlags
+	cmd := &cobra.Command{
+		Use:   "exec [flags] -- COMMAND [ARGUMENT...]",
+		Short: "Run a command as if inside a pod, without a debugger",
+		Long: "Run a command as if inside a pod, without a debugger. The exit status is the command's own, 128 and the\n" +
+			"signal's number if one ended it, 125 if stepin itself failed.",
+		Example: "  stepin exec --target local/4711 -- curl http://orders\n" +
+			"  stepin exec --target local/4711 --steal 8080 -- ./orders",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return fail.New(fail.ConfigValue, "stepin exec --target local/PID -- COMMAND", "no command to run")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error { return runExec(cmd, f, args) },
+	}
+	flags := cmd.Flags()
+	flags.SetInterspersed(false) // the command's own flags are its own
+	flags.StringVarP(&f.target, "target", "t", "", "whose place the command takes: local/PID")
+	flags.StringVarP(&f.file, "config", "c", "", "a launch configuration (JSON, or a stepin.yaml) instead of the stepin.yaml found upwards")
+	flags.UintSliceVar(&f.steal, "steal", nil, "ports whose requests the command answers in the pod's place; by default all it listens on")
+	return cmd
+}
+
+type execFlags struct {
+	target, file string
+	steal        []uint
+}
+
+// config is the configuration that the flags make, over --config or the stepin.yaml upwards from dir.
+func (f execFlags) config(dir string) (*config.Launch, error) {
+	file, launch := (*config.File)(nil), map[string]json.RawMessage{}
+	var err error
+	switch {
+	case f.file == "":
+		file, err = config.Load(dir)
+	case isYAML(f.file):
+		file, err = readYAML(f.file)
+	default:
+		var raw []byte
+		if raw, err = readFile(f.file); err == nil && json.Unmarshal(raw, &launch) != nil {
+			_, err = config.Parse(raw) // which says what is wrong
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	set := func(name string, v any) {
+		if raw, merr := json.Marshal(v); merr == nil {
+			launch[name] = raw
+		}
+	}
+	if f.target != "" {
+		set("target", f.target)
+	}
+	if len(f.steal) > 0 {
+		in := map[string]any{}
+		if launch["incoming"] != nil {
+			if err := json.Unmarshal(launch["incoming"], &in); err != nil {
+				return nil, fail.Wrap(fail.ConfigValue, err, "", "incoming")
+			}
+		}
+		in["mode"], in["ports"] = "steal", f.steal
+		set("incoming", in)
+	}
+	raw, err := json.Marshal(launch)
+	if err != nil {
+		return nil, fmt.Errorf("cli: writing the configuration: %w", err)
+	}
+	return config.Merge(file, raw)
+}
+
+func runExec(cmd *cobra.Command, f execFlags, args []string) error {
+	dir, err := os.Getwd()
+	if err != nil {
+		return fail.Wrap(fail.Internal, err, "start it in an existing directory", "the working directory is gone")
+	}
+	c, err := f.config(dir)
+	if err != nil {
+		return err
+	}
+	program, err := findProgram(args[0], dir)
+	if err != nil {
+		return err
+	}
+	stderr := cmd.ErrOrStderr()
+	starting, cancel := untilSignal(cmd.Context())
+	defer cancel()
+	s, err := start(starting, session.Options{
+		Config: c, Log: logger(stderr),
+		Notice: func(line string) { fmt.Fprintln(stderr, "stepin: "+line) },
+		Place:  session.Place{Program: program, Workdir: dir, Workspace: dir, Environ: os.Environ()},
+	})
+	if err != nil {
+		if starting.Err() != nil {
+			return fail.New(fail.Internal, "", "stopped before the command began")
+		}
+		return err
+	}
+	status, err := runInside(cmd.Context(), s, append([]string{program}, args[1:]...), dir, stderr)
+	if cerr := s.Close(); cerr != nil && err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	if status != 0 {
+		return exitStatus(status)
+	}
+	return nil
+}
+
+// runInside runs the command with stepin's own streams and returns its status.
+func runInside(ctx context.Context, s *session.Session, argv []string, dir string, stderr io.Writer) (int, error) {
+	cmd := s.Command(ctx, argv, s.Environ(nil), dir)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH)
+	defer signal.Stop(signals)
+	if err := cmd.Start(); err != nil {
+		return 0, fail.Wrap(fail.ProgramMissing, err, "", "%s does not start", argv[0])
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	lost := s.Done()
+	for {
+		select {
+		case sig := <-signals:
+			if !fromTerminal(sig) {
+				cmd.Process.Signal(sig) // it may have ended: then ended says so
+			}
+		case <-lost:
+			if err := s.Err(); err != nil {
+				Status(err, stderr)
+			}
+			cmd.Process.Kill()
+			<-ended
+			return exitOurs, nil
+		case err := <-ended:
+			return statusOf(cmd, err)
+		}
+	}
+}
+
+// statusOf is the exit status that a shell would show.
+func statusOf(cmd *exec.Cmd, err error) (int, error) {
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return 0, fail.Wrap(fail.Internal, err, "", "waiting for %s", cmd.Path)
+	}
+	if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return 128 + int(ws.Signal()), nil
+	}
+	return cmd.ProcessState.ExitCode(), nil
+}
+
+// fromTerminal says that the terminal has sent the signal to the command, too: it goes to the whole foreground group
+// (termios(3), ISIG), and we are in it.
+func fromTerminal(sig os.Signal) bool {
+	if sig != syscall.SIGINT && sig != syscall.SIGQUIT && sig != syscall.SIGWINCH {
+		return false
+	}
+	tty, err := os.Open("/dev/tty")
+	if err != nil {
+		return false
+	}
+	defer tty.Close()
+	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}
+
+// findProgram makes a command's name absolute. A path that does not exist here may exist in the pod.
+func findProgram(name, dir string) (string, error) {
+	if strings.Contains(name, "/") {
+		return within(dir, name), nil
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", fail.New(fail.ProgramMissing, "name it with its path", "%s is not on PATH", name)
+	}
+	return filepath.Abs(path)
+}

@@ -1,0 +1,61 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+
+	"github.com/stepin-dev/stepin/adapter/dap"
+	"github.com/stepin-dev/stepin/pkg/config"
+	"github.com/stepin-dev/stepin/pkg/embedded"
+	"github.com/stepin-dev/stepin/pkg/session"
+)
+
+// parts are the programs inside this binary.
+func parts() session.Parts {
+	return session.Parts{
+		Agent:  func() ([]byte, error) { return embedded.Agent(runtime.GOARCH) },
+		Stub:   embedded.Stub,
+		Keeper: embedded.Keeper,
+	}
+}
+
+// starter makes sessions for the adapter.
+func starter(place dap.Place, log *slog.Logger) dap.Starter {
+	return func(ctx context.Context, c *config.Launch, h dap.Hints, k dap.Hooks) (dap.Runner, error) {
+		s, err := start(ctx, session.Options{
+			Config: c, Log: log, Progress: k.Progress, Notice: k.Notice, Dir: k.Dir,
+			Place: session.Place{Program: h.Program, Workdir: h.Cwd, Workspace: h.Workspace, Environ: place.Environ},
+		})
+		if err != nil {
+			return nil, err // not s: a nil *Session in an interface is not nil
+		}
+		return s, nil
+	}
+}
+
+// traceEnv names a file that the agent lists its dials, look-ups and opens in, for the tests.
+const traceEnv = "STEPIN_TRACE"
+
+func start(ctx context.Context, o session.Options) (*session.Session, error) {
+	o.Parts = parts()
+	o.TunPath, o.FusePath = os.Getenv(tunEnv), os.Getenv(fuseEnv)
+	if path := os.Getenv(traceEnv); path != "" {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("opening the file of %s: %w", traceEnv, err)
+		}
+		defer f.Close() // the agent has its own descriptor once it runs
+		o.Trace = f
+	}
+	return session.Start(ctx, o)
+}
+
+// tunEnv and fuseEnv name other device nodes than /dev/net/tun and /dev/fuse: machines where those are not for
+// everyone may have private ones.
+const (
+	tunEnv  = "STEPIN_TUN"
+	fuseEnv = "STEPIN_FUSE"
+)
