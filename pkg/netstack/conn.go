@@ -37,12 +37,20 @@ type Conn struct {
 	readable chan struct{}
 	rentry   waiter.Entry
 	sink     tcpip.SliceWriter
+	rcall    func() // one ep.Read into sink; results in rn, rerr
+	rdone    chan struct{}
+	rn       int
+	rerr     tcpip.Error
 	rwin     window
 
 	wmu      sync.Mutex // one writer
 	writable chan struct{}
 	wentry   waiter.Entry
 	source   bytes.Reader
+	wcall    func() // one ep.Write from source; results in wn, werr
+	wdone    chan struct{}
+	wn       int
+	werr     tcpip.Error
 	small    int // small writes since the send queue was last seen empty
 	wwin     window
 
@@ -66,10 +74,19 @@ func (c *Conn) start(ep tcpip.Endpoint) {
 	c.wentry, c.writable = waiter.NewChannelEntry(waiter.WritableEvents)
 	c.wq.EventRegister(&c.rentry)
 	c.wq.EventRegister(&c.wentry)
+	c.rdone, c.wdone = make(chan struct{}, 1), make(chan struct{}, 1)
+	c.rcall = func() {
+		res, terr := ep.Read(&c.sink, tcpip.ReadOptions{})
+		c.rn, c.rerr = res.Count, terr
+	}
+	c.wcall = func() {
+		n, terr := ep.Write(&c.source, tcpip.WriteOptions{})
+		c.wn, c.werr = int(n), terr
+	}
 	so := ep.SocketOptions()
-	so.SetDelayOption(false)                    // no Nagle, as on every hop
-	so.SetSendBufferSize(floorSend, true)       // "true" also ends gVisor's own tuning
-	so.SetReceiveBufferSize(floorReceive, true) // likewise
+	so.SetDelayOption(false)                                   // no Nagle, as on every hop
+	so.SetSendBufferSize(int64(c.wwin.begin(firstSend)), true) // "true" also ends gVisor's own tuning
+	so.SetReceiveBufferSize(floorReceive, true)                // likewise
 }
 
 // LocalAddr returns the debuggee's peer, the address it connected to: the flow's far end, which this side plays.
@@ -88,7 +105,8 @@ func (c *Conn) Read(p []byte) (int, error) {
 	}
 	for c.ep != nil {
 		c.sink = p
-		res, terr := c.ep.Read(&c.sink, tcpip.ReadOptions{})
+		c.stack.deep.do(c.rcall, c.rdone)
+		n, terr := c.rn, c.rerr
 		c.sink = nil
 		if _, ok := terr.(*tcpip.ErrWouldBlock); ok {
 			<-c.readable
@@ -97,10 +115,10 @@ func (c *Conn) Read(p []byte) (int, error) {
 		if terr != nil {
 			return 0, c.readFault(terr)
 		}
-		if size, grown := c.rwin.carried(res.Count); grown && !c.closed.Load() {
+		if size, grown := c.rwin.carried(n); grown && !c.closed.Load() {
 			c.ep.SocketOptions().SetReceiveBufferSize(int64(size), true)
 		}
-		return res.Count, nil
+		return n, nil
 	}
 	return 0, c.fault("read", syscall.ECONNABORTED)
 }
@@ -123,9 +141,10 @@ func (c *Conn) Write(p []byte) (int, error) {
 	for c.ep != nil && n < len(p) {
 		c.spaceSmall(len(p) - n)
 		c.source.Reset(p[n:])
-		k, terr := c.ep.Write(&c.source, tcpip.WriteOptions{})
+		c.stack.deep.do(c.wcall, c.wdone)
+		k, terr := c.wn, c.werr
 		c.source.Reset(nil)
-		n += int(k)
+		n += k
 		if _, ok := terr.(*tcpip.ErrWouldBlock); ok {
 			<-c.writable
 			continue
@@ -133,7 +152,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 		if terr != nil {
 			return n, c.writeFault(terr)
 		}
-		if size, grown := c.wwin.carried(int(k)); grown {
+		if size, grown := c.wwin.carried(k); grown {
 			c.ep.SocketOptions().SetSendBufferSize(int64(size), false)
 		}
 	}

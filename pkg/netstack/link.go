@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -36,6 +37,7 @@ const chunk = 4 << 10
 type link struct {
 	tun *os.File // the caller's; never closed here
 	raw syscall.RawConn
+	lo6 syscall.RawConn // takes packets from ::1, which the kernel drops from a TUN device; nil: none
 	mtu uint32
 	log *slog.Logger
 
@@ -49,12 +51,17 @@ type link struct {
 	ignored, unsent atomic.Uint64 // packets not taken in; packets that the device did not take
 }
 
-func newLink(tun *os.File, mtu int, log *slog.Logger) (*link, error) {
+func newLink(tun, lo6 *os.File, mtu int, log *slog.Logger) (*link, error) {
 	raw, err := tun.SyscallConn()
 	if err != nil {
 		return nil, fmt.Errorf("netstack: using the TUN device: %w", err)
 	}
 	l := &link{tun: tun, raw: raw, mtu: uint32(mtu), log: log}
+	if lo6 != nil {
+		if l.lo6, err = lo6.SyscallConn(); err != nil {
+			return nil, fmt.Errorf("netstack: using the way to ::1: %w", err)
+		}
+	}
 	l.writev = func(fd uintptr) bool {
 		_, l.werr = unix.Writev(int(fd), l.iov)
 		return true // never wait for room: TCP sends again, UDP may be lost
@@ -130,7 +137,11 @@ func (l *link) send(pieces ...[]byte) {
 
 // flush needs wmu.
 func (l *link) flush() {
-	err := l.raw.Write(l.writev)
+	to := l.raw
+	if l.lo6 != nil && len(l.iov) > 0 && fromLoopback6(l.iov[0]) {
+		to = l.lo6
+	}
+	err := to.Write(l.writev)
 	if err == nil {
 		err = l.werr
 	}
@@ -138,6 +149,11 @@ func (l *link) flush() {
 	if err != nil && l.unsent.Add(1) == 1 {
 		l.log.Debug("netstack: the TUN device does not take packets", "err", err)
 	}
+}
+
+// fromLoopback6 says whether a packet, whose IP header lies whole in p, comes from ::1.
+func fromLoopback6(p []byte) bool {
+	return len(p) >= header.IPv6MinimumSize && p[0]>>4 == 6 && netip.AddrFrom16([16]byte(p[8:24])).IsLoopback()
 }
 
 // WritePackets implements stack.LinkWriter. A packet that the device does not take is lost, like on any network.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -275,7 +276,9 @@ func roleReset(d *debuggee) {
 		check(c.Close())
 		d.say("")
 	} else {
-		_, err := io.ReadAll(c)
+		_, err := c.Write([]byte("x"))
+		check(err)
+		_, err = io.ReadAll(c)
 		d.say(errnoIn(err))
 	}
 	d.wait()
@@ -307,22 +310,31 @@ func roleReuse(d *debuggee) {
 		fd := socket(x.To, unix.SOCK_STREAM, 0)
 		check(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
 		check(unix.Bind(fd, sockaddr(x.From)))
-		if err := unix.Connect(fd, sockaddr(x.To)); err != nil {
+		// The pod side of an even port closes first: TIME_WAIT is theirs.
+		to := netip.AddrPortFrom(x.To.Addr(), x.To.Port()+uint16(i%2))
+		if err := unix.Connect(fd, sockaddr(to)); err != nil {
 			errs = append(errs, fmt.Sprintf("%d connect: %v", i, err))
-		}
-		b := make([]byte, 1)
-		if i%2 == 0 { // the pod side closes first: TIME_WAIT is theirs
-			if n, err := unix.Read(fd, b); err != nil || n != 0 {
+		} else if i%2 == 0 {
+			if n, err := unix.Read(fd, make([]byte, 1)); err != nil || n != 0 {
 				errs = append(errs, fmt.Sprintf("%d read: %d %v", i, n, err))
 			}
-			check(unix.Close(fd))
 		} else { // the debuggee resets, so that its kernel keeps no TIME_WAIT either
 			check(unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}))
-			check(unix.Close(fd))
+		}
+		check(unix.Close(fd))
+		for began := time.Now(); i%2 == 0 && inUse(x.From) && time.Since(began) < time.Second; { // until our FIN is acknowledged
+			time.Sleep(100 * time.Microsecond)
 		}
 	}
 	d.say(errs)
 	d.wait()
+}
+
+// inUse says whether the kernel still has a socket on the address.
+func inUse(a netip.AddrPort) bool {
+	b, err := os.ReadFile("/proc/net/tcp")
+	check(err)
+	return strings.Contains(string(b), fmt.Sprintf(":%04X ", a.Port()))
 }
 
 // roleFlows opens flows that stand still; with Write it fills each first, without reading.

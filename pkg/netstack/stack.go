@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -35,13 +36,16 @@ const nicID = 1
 // Config is what a Stack needs. The handlers are called in a goroutine of their own for each flow; ctx ends when the
 // debuggee has given up, after dialLimit, or with the Stack.
 type Config struct {
-	Tun *os.File     // non-blocking; stays the caller's, who closes it after Close
-	MTU int          // bytes; 0: DefaultMTU
-	Log *slog.Logger // nil: none
+	Tun *os.File // non-blocking; stays the caller's, who closes it after Close
+	MTU int      // bytes; 0: DefaultMTU
+	// Loopback6 takes whole IPv6 packets from ::1, which the kernel does not accept from the TUN device; nil: flows to ::1
+	// are not to be had. Stays the caller's, as Tun does.
+	Loopback6 *os.File
+	Log       *slog.Logger // nil: none
 
 	// TCP answers a SYN from src to dst. With an error the debuggee's connect fails with the syscall.Errno in it; else
-	// the handshake is completed and serve is called, always and once, in the same goroutine: if the debuggee has gone
-	// meanwhile, with a Conn whose every call fails. When serve returns, the Conn is closed.
+	// the handshake is completed and serve is called, always and once, in a goroutine of its own: if the debuggee has
+	// gone meanwhile, with a Conn whose every call fails. When serve returns, the Conn is closed.
 	TCP func(ctx context.Context, src, dst netip.AddrPort) (serve func(*Conn), err error)
 
 	// UDP answers the first datagram from src to dst. With an error the datagrams that have come so far are refused
@@ -52,9 +56,9 @@ type Config struct {
 // A Stack is the network of one debuggee.
 //
 // Goroutines: read (one; blocks in the TUN device; ends by its read deadline or with the device), house (one; ends with
-// ctx), one per TCP attempt and then flow, one per UDP association (all counted in wg; they end when the handler
-// returns, which the end of ctx and the aborted flows bring about), and gVisor's TCP processors, one per core (ended
-// by gVisor's own Close and Wait). Timers of gVisor's run in runtime goroutines and hold nothing.
+// ctx), one per TCP attempt, one per TCP flow, one per UDP association (all counted in wg; they end when the handler
+// returns, which the end of ctx and the aborted flows bring about), the workers of deep, one per core (until all those
+// have ended), and gVisor's TCP processors, one per core (ended by gVisor's own Close and Wait). Timers of gVisor's run in runtime goroutines and hold nothing.
 type Stack struct {
 	cfg   Config
 	st    *stack.Stack
@@ -64,6 +68,7 @@ type Stack struct {
 	start time.Time
 
 	receiving, sending bank
+	deep               *deep
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -71,7 +76,8 @@ type Stack struct {
 	err    error         // why, set before done is closed
 	once   sync.Once
 
-	wg      sync.WaitGroup // the goroutines above, gVisor's apart
+	wg      sync.WaitGroup // read, house, and the flows'
+	workers sync.WaitGroup
 	mu      sync.Mutex
 	closing bool
 	conns   map[*Conn]bool // true: open; false: closed by us, still delivering
@@ -98,22 +104,26 @@ func New(cfg Config) (*Stack, error) {
 	s.wg.Add(2)
 	go s.read()
 	go s.house()
+	for range runtime.GOMAXPROCS(0) {
+		s.workers.Go(s.deep.work)
+	}
 	return s, nil
 }
 
 // build makes a Stack that nothing runs in yet, gVisor's processors apart.
 func build(cfg Config) (*Stack, error) {
-	l, err := newLink(cfg.Tun, cfg.MTU, cfg.Log)
+	l, err := newLink(cfg.Tun, cfg.Loopback6, cfg.MTU, cfg.Log)
 	if err != nil {
 		return nil, err
 	}
-	s := &Stack{cfg: cfg, link: l, start: time.Now(), done: make(chan struct{}), conns: map[*Conn]bool{}}
+	s := &Stack{cfg: cfg, link: l, start: time.Now(), deep: newDeep(), done: make(chan struct{}), conns: map[*Conn]bool{}}
 	s.receiving.limit, s.sending.limit = bankReceive, bankSend
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.st = stack.New(stack.Options{
 		// The debuggee's 127/8 comes in by the device, from 127.0.0.1 to 127.0.0.1.
 		NetworkProtocols: []stack.NetworkProtocolFactory{
-			ipv4.NewProtocolWithOptions(ipv4.Options{AllowExternalLoopbackTraffic: true}), ipv6.NewProtocol,
+			ipv4.NewProtocolWithOptions(ipv4.Options{AllowExternalLoopbackTraffic: true}),
+			ipv6.NewProtocolWithOptions(ipv6.Options{AllowExternalLoopbackTraffic: true}),
 		},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol},
 	})
@@ -159,15 +169,7 @@ func (s *Stack) configure() error {
 
 // Flows returns how many TCP flows and UDP associations are open.
 func (s *Stack) Flows() int {
-	n := s.udp.count()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, open := range s.conns {
-		if open {
-			n++
-		}
-	}
-	return n
+	return s.udp.count() + int(s.deep.flows.Load())
 }
 
 // Done is closed when no more packets come: after Close, or because the device was deleted. It is not closed when the
@@ -192,6 +194,8 @@ func (s *Stack) Close() error {
 		_ = s.cfg.Tun.SetReadDeadline(time.Unix(1, 0))
 		<-s.done
 		s.reap()
+		close(s.deep.quit)
+		s.workers.Wait()
 		s.st.Close()
 		s.st.Wait()
 	})
@@ -293,6 +297,7 @@ func (s *Stack) addConn(c *Conn) bool {
 		return false
 	}
 	s.conns[c] = true
+	s.deep.flows.Add(1)
 	return true
 }
 
@@ -300,6 +305,9 @@ func (s *Stack) addConn(c *Conn) bool {
 func (s *Stack) dropConn(c *Conn, delivers bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.conns[c] {
+		s.deep.flows.Add(-1)
+	}
 	if delivers && !c.gone() {
 		s.conns[c] = false
 		return

@@ -144,7 +144,7 @@ func (a *attempts) sweep() {
 	}
 }
 
-// handle runs in a goroutine of its own for each attempt; it ends with the flow.
+// handle runs in a goroutine of its own for each attempt; it ends with the handshake, when serve's begins.
 func (a *attempts) handle(req *tcp.ForwarderRequest) {
 	defer a.s.wg.Done()
 	a.mu.Lock()
@@ -167,8 +167,13 @@ func (a *attempts) handle(req *tcp.ForwarderRequest) {
 	} else {
 		a.drop(t)
 	}
-	serve(c)
-	_ = c.Close()
+	// The handshake has grown this goroutine's stack, and an idle flow is to keep a small one: serve gets a fresh one.
+	a.s.wg.Add(1) // this goroutine is still counted, so the count is not zero
+	go func() {
+		defer a.s.wg.Done()
+		serve(c)
+		_ = c.Close()
+	}()
 }
 
 // refuse tells the debuggee why there is no connection. The notice goes out before the attempt ends, so a SYN that

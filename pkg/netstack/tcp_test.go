@@ -109,6 +109,7 @@ func TestResetByUs(t *testing.T) {
 	for _, to := range []netip.AddrPort{web4, web6} {
 		var errno syscall.Errno
 		r := start(t, "reset", map[string]any{"To": to}, serving(func(c *Conn) {
+			_, _ = c.Read(make([]byte, 1))
 			_, _ = c.Write([]byte("half a sen"))
 			c.Abort()
 			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
@@ -200,9 +201,8 @@ func TestServeAfterGivingUp(t *testing.T) {
 
 // The same port of the debuggee's, again at once, a hundred times, either side ending first.
 func TestPortReused(t *testing.T) {
-	n := 0
 	r := start(t, "reuse", map[string]any{"From": netip.AddrPortFrom(podIP4, 4712), "To": web4, "Times": 100}, serving(func(c *Conn) {
-		if n++; n%2 == 1 {
+		if c.LocalAddr().Port()%2 == 0 {
 			_ = c.CloseWrite()
 		}
 		_, _ = io.Copy(io.Discard, c)

@@ -202,33 +202,33 @@ func (p *PacketConn) wake() {
 // room for another one. net.ErrClosed: it was closed here.
 func (p *PacketConn) Read(b []byte) (int, error) {
 	for {
-		data, err := p.next()
-		if data != nil || err != nil {
+		data, ok, err := p.next()
+		if ok || err != nil {
 			return copy(b, data), err
 		}
 		<-p.ready
 	}
 }
 
-// next takes the first datagram; nil and no error: none is there.
-func (p *PacketConn) next() ([]byte, error) {
+// next takes the first datagram, if there is one.
+func (p *PacketConn) next() (data []byte, ok bool, err error) {
 	p.a.mu.Lock()
 	defer p.a.mu.Unlock()
 	if p.err != nil {
 		p.wake() // for the next reader
-		return nil, p.err
+		return nil, false, p.err
 	}
 	if len(p.queue) == 0 {
-		return nil, nil
+		return nil, false, nil
 	}
-	data := p.queue[0]
+	data = p.queue[0]
 	p.queue[0] = nil
 	if p.queue = p.queue[1:]; len(p.queue) == 0 {
 		p.queue = nil
 	}
 	p.queued -= len(data) + datagramCost
 	p.a.queued -= len(data) + datagramCost
-	return data, nil
+	return data, true, nil
 }
 
 // Write sends b to the debuggee as one datagram from the address it sent to; EMSGSIZE if it is larger than UDP allows.

@@ -14,11 +14,12 @@ import "sync"
 const (
 	// floorReceive is a flow's first receive buffer, in bytes with gVisor's overhead; half of it is advertised.
 	floorReceive = 16 << 10
-	// floorSend is a flow's first send buffer, in bytes of payload.
-	floorSend = 16 << 10
+	// floorSend is the send buffer that every flow has, in bytes of payload; firstSend what it begins with while the
+	// bank has it.
+	floorSend, firstSend = 4 << 10, 16 << 10
 	// bankReceive and bankSend are what all flows together may hold above the floors, in bytes.
 	bankReceive = 6 << 20
-	bankSend    = 4 << 20
+	bankSend    = 2 << 20
 	// proof is how many bytes a flow has to carry before each growth. It is more than the kernel takes in on the
 	// debuggee's side without anybody reading (tcp_rmem's default 128 KiB, 416 KiB at the usual rmem_max).
 	proof = 512 << 10
@@ -33,12 +34,18 @@ type bank struct {
 	lent  int // bytes
 }
 
-// raise moves a loan of have bytes towards want and returns the new one; it never shrinks.
-func (b *bank) raise(have, want int) int {
+// raise moves the loan of a buffer, have bytes above its floor, towards a buffer of want bytes in all, and returns the
+// new loan. It never shrinks. Buffers are powers of two, like gVisor's chunks: what is written in odd pieces is kept in
+// chunks of up to twice their size.
+func (b *bank) raise(floor, have, want int) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	most := (b.limit - b.lent + have) / 2
-	loan := max(have, min(want, most))
+	most := floor + (b.limit-b.lent+have)/2
+	size := floor
+	for size*2 <= min(want, most) {
+		size *= 2
+	}
+	loan := max(have, size-floor)
 	b.lent += loan - have
 	return loan
 }
@@ -78,8 +85,16 @@ func (w *window) carried(n int) (size int, grown bool) {
 	}
 	w.moved = 0
 	had := w.loan
-	w.loan = w.bank.raise(had, (w.floor+had)*growth-w.floor)
+	w.loan = w.bank.raise(w.floor, had, (w.floor+had)*growth)
 	return w.floor + w.loan, w.loan > had
+}
+
+// begin borrows for a first size of want bytes, as far as it goes, and returns the size.
+func (w *window) begin(want int) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.loan = w.bank.raise(w.floor, w.loan, want)
+	return w.floor + w.loan
 }
 
 // quiet says whether there is a loan and nothing has moved since the last call.
