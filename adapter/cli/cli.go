@@ -26,9 +26,9 @@ type exitStatus int
 
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
-// Main runs the command line and returns the exit status.
-func Main(args []string) int {
-	root := New(os.Stdout, os.Stderr)
+// Main runs the command line and returns the exit status. An empty version is looked up in the binary.
+func Main(version string, args []string) int {
+	root := New(version, os.Stdout, os.Stderr)
 	root.SetArgs(args)
 	return Status(root.ExecuteContext(context.Background()), os.Stderr)
 }
@@ -61,7 +61,7 @@ func each(err error) []error {
 }
 
 // New is the command tree.
-func New(stdout, stderr io.Writer) *cobra.Command {
+func New(version string, stdout, stderr io.Writer) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "stepin",
 		Short:         "Run a program under the debugger as if inside a pod",
@@ -86,7 +86,7 @@ func New(stdout, stderr io.Writer) *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fail.New(fail.ConfigValue, cmd.CommandPath()+" --help", "%v", err)
 	})
-	root.AddCommand(dapCommand(), execCommand(), doctorCommand(), versionCommand(), configCommand(), holderCommand())
+	root.AddCommand(dapCommand(), execCommand(), doctorCommand(), versionCommand(version), configCommand(), holderCommand())
 	return root
 }
 

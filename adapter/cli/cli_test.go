@@ -13,7 +13,7 @@ import (
 
 // TestMain makes the test's binary stepin itself for the scripts.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"stepin": func() { os.Exit(cli.Main(os.Args[1:])) }})
+	testscript.Main(m, map[string]func(){"stepin": func() { os.Exit(cli.Main("", os.Args[1:])) }})
 }
 
 // TestScripts runs the scripts of testdata: each is one behaviour as a user sees it.

@@ -12,20 +12,23 @@ import (
 	"github.com/stepin-dev/stepin/pkg/namespaces"
 )
 
-func versionCommand() *cobra.Command {
+func versionCommand(version string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			fmt.Fprintln(cmd.OutOrStdout(), "stepin "+version()+" "+runtime.Version()+" "+runtime.GOOS+"/"+runtime.GOARCH)
+			if version == "" {
+				version = source()
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), "stepin "+version+" "+runtime.Version()+" "+runtime.GOOS+"/"+runtime.GOARCH)
 			return nil
 		},
 	}
 }
 
-// version is the module's, or the commit that it was built from.
-func version() string {
+// source is the module's version, or the commit that it was built from.
+func source() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"

@@ -1,6 +1,7 @@
 package dap_test
 
 import (
+	"io"
 	"maps"
 	"os"
 	"os/exec"
@@ -107,6 +108,16 @@ func TestTenConfigurations(t *testing.T) {
 			if !reflect.DeepEqual(got, want) {
 				t.Errorf("through stepin:\n%+v\nbare:\n%+v", got, want)
 			}
+			if bin := os.Getenv(binEnv); bin != "" {
+				args := launchArgs(c.keys)
+				args["target"], args["incoming"] = os.Getenv(targetEnv), map[string]string{"mode": "off"}
+				shipped := startShipped(t, bin, dir)
+				got := converse(t, shipped, args, c, root)
+				must(t, shipped, "disconnect", nil)
+				if !reflect.DeepEqual(got, want) {
+					t.Errorf("through %s:\n%+v\nbare:\n%+v", bin, got, want)
+				}
+			}
 			if want.Code < 0 || c.stop != "" && !strings.HasSuffix(want.Stop, ":"+strings.Split(mark(t, filepath.Join(root, c.stop), "stop here"), ":")[1]) {
 				t.Errorf("the bare run itself went wrong: %+v", want)
 			}
@@ -118,6 +129,42 @@ func TestTenConfigurations(t *testing.T) {
 			}
 		})
 	}
+}
+
+// binEnv and targetEnv name a built stepin and a target: TestTenConfigurations then holds its conversations with that,
+// too, in the target's place.
+const (
+	binEnv    = "STEPIN_TEST_BIN"
+	targetEnv = "STEPIN_TEST_TARGET"
+)
+
+// startShipped is a conversation with a built stepin on its standard streams.
+func startShipped(t *testing.T, bin, dir string) *client.Client {
+	t.Helper()
+	cmd := exec.Command(bin, "dap")
+	cmd.Dir, cmd.Env, cmd.Stderr = dir, environ(t), os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c := client.New(struct {
+		io.Reader
+		io.WriteCloser
+	}{out, in})
+	t.Cleanup(func() {
+		c.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%s: %v", bin, err)
+		}
+	})
+	return c
 }
 
 // times are durations in a test's output.

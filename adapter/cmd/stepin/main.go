@@ -8,4 +8,7 @@ import (
 	"github.com/stepin-dev/stepin/adapter/cli"
 )
 
-func main() { os.Exit(cli.Main(os.Args[1:])) }
+// version is set by `./just build`; without it, what Go knows of the source counts.
+var version string
+
+func main() { os.Exit(cli.Main(version, os.Args[1:])) }
