@@ -12,7 +12,7 @@ import (
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
-// dirItem is one name of a listing. Where typ is 0, or a link that is resolved here, the program has to ask.
+// dirItem is one name of a listing.
 type dirItem struct {
 	name string
 	e    entry
@@ -196,14 +196,11 @@ func (s *server) readDir(cancel <-chan struct{}, in *fuse.ReadIn, add addItem) f
 	return fuse.OK
 }
 
-// direntOf returns d_ino and d_type: type unknown where a link may be shown as something else.
+// direntOf returns d_ino and d_type. A link that is resolved here stays a link in the listing: it is one in the pod,
+// and programs that walk a tree must not go through it.
 func (s *server) direntOf(n *node, it *dirItem) (ino uint64, mode uint32) {
 	typ, own := it.e.typ(), it.e.attr.Ino
-	p := join(n.path, it.name)
-	if typ == unix.S_IFLNK && !s.plainLink(n, p, it.e.target) {
-		return 0, 0
-	}
-	if typ == unix.S_IFDIR || it.e.fixed || s.bound(p) {
+	if typ == unix.S_IFDIR || it.e.fixed || s.bound(join(n.path, it.name)) {
 		own = 0
 	}
 	return shownIno(join(n.real, it.name), own), typ

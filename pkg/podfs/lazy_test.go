@@ -285,12 +285,13 @@ func TestSymlinks(t *testing.T) {
 			}
 		}
 		list := strings.Join(c.ok(order{Op: "readdir", Path: data}).Names, " ")
-		for _, want := range []string{"plain:l", "abs:f", "absdir:d", "root:d", "dangling:l"} {
+		for _, want := range []string{"plain:l", "abs:l", "absdir:l", "root:l", "dangling:l", "in:d"} {
 			if !strings.Contains(" "+list+" ", " "+want+" ") {
 				t.Errorf("%s is not in the listing %s", want, list)
 			}
 		}
-		c.ok(order{Op: "walk", Path: data + "/absdir"})
+		c.ok(order{Op: "walk", Path: data + "/absdir/"})
+		c.ok(order{Op: "lstat", Path: data + "/loop"})
 	})
 }
 

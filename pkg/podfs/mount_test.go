@@ -97,7 +97,7 @@ func prepare(t *testing.T, uid int) *mounted {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	m := &mounted{t: t, dir: dir, uid: uid, src: &dirSource{
-		root: dir + "/pod", hang: map[string]bool{}, delay: map[string]time.Duration{}, errs: map[string]syscall.Errno{},
+		root: dir + "/pod", hang: map[string]chan struct{}{}, lie: map[string]bool{}, delay: map[string]time.Duration{}, errs: map[string]syscall.Errno{},
 	}}
 	for _, d := range []string{"", "/pod" + dir, "/fuse", "/run"} {
 		if err := os.MkdirAll(dir+d, 0o755); err != nil {

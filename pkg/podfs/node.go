@@ -182,14 +182,15 @@ func (r *request) link(n *node, p *place) error {
 		return nil
 	}
 	real, e, err := r.resolve(n.real, p.e.target)
+	// A link to a directory that encloses it would be a tree without end for whoever walks it.
+	if errno(err) == syscall.ELOOP || err == nil && e.typ() == unix.S_IFDIR && slices.Contains(n.via, real) {
+		p.e.target = p.name // a link to itself: it can be seen, and following it is ELOOP
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	if e.typ() == unix.S_IFDIR {
-		// A link to a directory that encloses it would be a tree without end for whoever walks it.
-		if slices.Contains(n.via, real) {
-			return syscall.ELOOP
-		}
 		p.via = append(slices.Clone(n.via), real)
 		p.lim = p.path
 	}

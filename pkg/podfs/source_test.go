@@ -19,11 +19,12 @@ type dirSource struct {
 	root string
 
 	mu     sync.Mutex
-	hang   map[string]bool          // by operation and path, as "open /x", "read /x"
+	hang   map[string]chan struct{} // by operation and path, as "open /x", "read /x"; closed at the end of the hanging
 	delay  map[string]time.Duration // by operation
 	errs   map[string]syscall.Errno // by operation and path
 	gone   syscall.Errno            // all calls fail with it
 	deaf   bool                     // hanging calls do not heed their context
+	lie    map[string]bool          // files that say they are empty
 	hung   int                      // calls that hang now
 	closed int                      // files closed
 	opened int
@@ -39,20 +40,24 @@ func (s *dirSource) set(do func()) {
 func (s *dirSource) call(ctx context.Context, op, p string) error {
 	s.mu.Lock()
 	hang, delay, err, gone, deaf := s.hang[op+" "+p], s.delay[op], s.errs[op+" "+p], s.gone, s.deaf
-	if hang {
+	if hang != nil {
 		s.hung++
 	}
 	s.mu.Unlock()
 	if gone != 0 {
 		return gone
 	}
-	if hang {
+	if hang != nil {
 		defer s.set(func() { s.hung-- })
+		done := ctx.Done()
 		if deaf {
-			select {}
+			done = nil
 		}
-		<-ctx.Done()
-		return ctx.Err()
+		select {
+		case <-done:
+			return ctx.Err()
+		case <-hang:
+		}
 	}
 	if delay > 0 {
 		select {
@@ -79,7 +84,15 @@ func (s *dirSource) Lstat(ctx context.Context, p string) (wire.Attr, error) {
 	}
 	var st unix.Stat_t
 	err := unix.Lstat(s.root+p, &st)
-	return hostAttr(&st), err
+	return s.attr(p, &st), err
+}
+
+func (s *dirSource) attr(p string, st *unix.Stat_t) wire.Attr {
+	a := hostAttr(st)
+	if s.lie[p] {
+		a.Size = 0
+	}
+	return a
 }
 
 func (s *dirSource) ReadLink(ctx context.Context, p string) (string, error) {
@@ -128,7 +141,7 @@ func (s *dirSource) Open(ctx context.Context, p string) (File, error) {
 		return nil, err
 	}
 	s.set(func() { s.opened++ })
-	return &dirFile{s: s, p: p, f: f, attr: hostAttr(&st), head: head[:n:n]}, nil
+	return &dirFile{s: s, p: p, f: f, attr: s.attr(p, &st), head: head[:n:n]}, nil
 }
 
 type dirFile struct {
