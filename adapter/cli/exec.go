@@ -193,14 +193,24 @@ func fromTerminal(sig os.Signal) bool {
 	return err == nil && group == unix.Getpgrp()
 }
 
-// findProgram makes a command's name absolute. A path that does not exist here may exist in the pod.
+// findProgram makes a command's name absolute. A path that does not exist here may exist in the pod, if its folder
+// does not exist here either; then the stub says so, with status 127 or 126 like a shell.
 func findProgram(name, dir string) (string, error) {
-	if strings.Contains(name, "/") {
-		return within(dir, name), nil
+	if !strings.Contains(name, "/") {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			return "", fail.New(fail.ProgramMissing, "name it with its path", "%s is not on PATH", name)
+		}
+		return filepath.Abs(path)
 	}
-	path, err := exec.LookPath(name)
-	if err != nil {
-		return "", fail.New(fail.ProgramMissing, "name it with its path", "%s is not on PATH", name)
+	path := within(dir, name)
+	info, err := os.Stat(path)
+	_, above := os.Stat(filepath.Dir(path))
+	switch {
+	case err == nil && (info.IsDir() || info.Mode()&0o111 == 0):
+		return "", fail.New(fail.ProgramMissing, "chmod +x, or run it by its interpreter", "%s is not a program", path)
+	case err != nil && above == nil:
+		return "", fail.New(fail.ProgramMissing, "a name without / is looked for on PATH", "%s: no such program", path)
 	}
-	return filepath.Abs(path)
+	return path, nil
 }
