@@ -63,8 +63,8 @@ func TestIncomplete(t *testing.T) {
 	}
 }
 
-// FuzzConversation feeds bytes to what reads the editor's stream: no input may do more than end it.
-func FuzzConversation(f *testing.F) {
+// FuzzFrames feeds bytes to what reads the editor's stream: no input may do more than end it.
+func FuzzFrames(f *testing.F) {
 	for _, s := range []string{
 		"Content-Length: 2\r\n\r\n{}",
 		`Content-Length: 52` + "\r\n\r\n" + `{"seq":1,"type":"request","command":"initialize"}   `,
