@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"syscall"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -72,18 +73,27 @@ func newLookup(netns *os.File) (l *lookup, err error) {
 		{&l.bypass, ebpf.MapSpec{Type: ebpf.Hash, KeySize: bypassKeyLen, ValueSize: 1, MaxEntries: maxBypass}},
 	} {
 		if *m.into, err = ebpf.NewMap(&m.spec); err != nil {
-			return l, fmt.Errorf("steal: making a BPF map: %w", err)
+			return l, fmt.Errorf("steal: making a BPF map: %w", plain(err))
 		}
 	}
 	l.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: "stepin", Type: ebpf.SkLookup, AttachType: ebpf.AttachSkLookup,
 		License: "Apache-2.0", Instructions: l.program()})
 	if err != nil {
-		return l, fmt.Errorf("steal: loading the BPF program: %w", err)
+		return l, fmt.Errorf("steal: loading the BPF program: %w", plain(err))
 	}
 	if err = l.attach(); err == nil {
 		err = l.detach()
 	}
 	return l, err
+}
+
+// plain leaves the library's advice about MEMLOCK out, which is meant for programmers.
+func plain(err error) error {
+	var no syscall.Errno
+	if errors.As(err, &no) {
+		return no
+	}
+	return err
 }
 
 func (l *lookup) attach() (err error) {

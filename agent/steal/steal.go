@@ -89,7 +89,7 @@ func New(do func(func() error) error, netns *os.File, log *slog.Logger) (*Engine
 			return e, nil
 		}
 		e.Mode = Redirect
-		e.Limit = fmt.Sprintf("steals by nftables redirect (%v): within the pod stolen connections show a translated address", why)
+		e.Limit = fmt.Sprintf("incoming traffic is stolen by nftables redirect, not by BPF (%v)", why)
 	}
 	if err := e.do(e.listen); err != nil {
 		e.Close()

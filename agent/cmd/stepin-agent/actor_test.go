@@ -69,6 +69,9 @@ func actorMain(root string) error {
 	if err := out.Encode(reply{Text: "ready", N: os.Getpid()}); err != nil {
 		return err
 	}
+	if root == "successor" {
+		select {}
+	}
 	in := json.NewDecoder(os.Stdin)
 	for {
 		var c command
@@ -300,12 +303,11 @@ func (a *actor) perform(c command) (r reply, err error) {
 		cmd := exec.Command("/app/server")
 		cmd.Env = []string{actorEnv + "=successor"}
 		cmd.Stderr = os.Stderr
-		in, _ := cmd.StdinPipe()
+		cmd.Stdin = os.Stdin
 		out, err := cmd.StdoutPipe()
 		if err != nil {
 			return r, err
 		}
-		_ = in // kept open until this process ends; the successor's own end is its minute
 		if err := cmd.Start(); err != nil {
 			return r, err
 		}
