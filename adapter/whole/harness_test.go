@@ -23,11 +23,6 @@ import (
 // patience bounds every wait: a cold build on a busy machine takes tens of seconds.
 const patience = 2 * time.Minute
 
-func TestMain(m *testing.M) {
-	podlet.Main() // the test binary is the pod's own processes, too
-	os.Exit(m.Run())
-}
-
 func limit(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -145,7 +140,7 @@ func dap(t *testing.T, env ...string) *adapter {
 			_ = a.cmd.Process.Kill()
 		}
 		if t.Failed() {
-			t.Logf("stepin dap on stderr:\n%s\nconsole:\n%s", a.stderr.String(), a.Output(""))
+			t.Logf("stepin dap on stderr:\n%s\nconsole:\n%s", a.stderr.String(), a.Output("console"))
 		}
 	})
 	go func() {
@@ -166,7 +161,7 @@ func (a *adapter) must(command string, arguments, v any) {
 		err = m.Decode(v)
 	}
 	if err != nil {
-		a.t.Fatalf("%s: %v\nstderr: %s\nconsole: %s", command, err, a.stderr.String(), a.Output(""))
+		a.t.Fatalf("%s: %v\nstderr: %s\nconsole: %s", command, err, a.stderr.String(), a.Output("console"))
 	}
 }
 
@@ -175,7 +170,7 @@ func (a *adapter) until(events ...string) *client.Message {
 	a.t.Helper()
 	m, err := a.Event(limit(a.t), events...)
 	if err != nil {
-		a.t.Fatalf("waiting for %v: %v\nstderr: %s\nconsole: %s", events, err, a.stderr.String(), a.Output(""))
+		a.t.Fatalf("waiting for %v: %v\nstderr: %s\nconsole: %s", events, err, a.stderr.String(), a.Output("console"))
 	}
 	return m
 }
@@ -227,7 +222,7 @@ func (a *adapter) launch(configuration map[string]any, file string, lines ...int
 			a.t.Fatalf("launch: the adapter has gone\nstderr: %s", a.stderr.String())
 		}
 		if err := m.Err(); err != nil {
-			a.t.Fatalf("%v\nstderr: %s\nconsole: %s", err, a.stderr.String(), a.Output(""))
+			a.t.Fatalf("%v\nstderr: %s\nconsole: %s", err, a.stderr.String(), a.Output("console"))
 		}
 		if err := <-ready; err != nil {
 			a.t.Fatal(err)
