@@ -34,8 +34,9 @@ type Conn struct {
 	wq waiter.Queue
 
 	rmu      sync.Mutex // one reader
-	readable chan struct{}
+	arrivals arrivals
 	rentry   waiter.Entry
+	spill    []byte // read from the endpoint ahead of the reader; see compact
 	sink     tcpip.SliceWriter
 	rcall    func() // one ep.Read into sink; results in rn, rerr
 	rdone    chan struct{}
@@ -70,7 +71,9 @@ func newConn(s *Stack, src, dst netip.AddrPort) *Conn {
 // start takes the endpoint of a completed handshake.
 func (c *Conn) start(ep tcpip.Endpoint) {
 	c.ep = ep
-	c.rentry, c.readable = waiter.NewChannelEntry(waiter.ReadableEvents)
+	c.arrivals.readable = make(chan struct{}, 1)
+	c.arrivals.crowded = func() { c.stack.deep.later(c) }
+	c.rentry.Init(&c.arrivals, waiter.ReadableEvents)
 	c.wentry, c.writable = waiter.NewChannelEntry(waiter.WritableEvents)
 	c.wq.EventRegister(&c.rentry)
 	c.wq.EventRegister(&c.wentry)
@@ -103,13 +106,17 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	if len(c.spill) > 0 && !c.closed.Load() {
+		return c.unspill(p), nil
+	}
 	for c.ep != nil {
 		c.sink = p
 		c.stack.deep.do(c.rcall, c.rdone)
 		n, terr := c.rn, c.rerr
 		c.sink = nil
+		c.arrivals.n.Store(0)
 		if _, ok := terr.(*tcpip.ErrWouldBlock); ok {
-			<-c.readable
+			<-c.arrivals.readable
 			continue
 		}
 		if terr != nil {
@@ -128,8 +135,10 @@ func (c *Conn) Read(p []byte) (int, error) {
 func (c *Conn) WaitReadable() {
 	c.rmu.Lock()
 	defer c.rmu.Unlock()
-	for c.ep != nil && !c.closed.Load() && c.ep.Readiness(waiter.ReadableEvents)&waiter.ReadableEvents == 0 {
-		<-c.readable
+	for c.ep != nil && len(c.spill) == 0 && !c.closed.Load() && c.ep.Readiness(waiter.ReadableEvents)&waiter.ReadableEvents == 0 {
+		c.rmu.Unlock() // compact may need it: nobody reads as yet
+		<-c.arrivals.readable
+		c.rmu.Lock()
 	}
 }
 
@@ -197,6 +206,14 @@ func (c *Conn) CloseWrite() error {
 func (c *Conn) Close() error {
 	if c.closed.Swap(true) || c.ep == nil {
 		return nil
+	}
+	if c.rmu.TryLock() {
+		unread := len(c.spill) > 0
+		c.rmu.Unlock()
+		if unread {
+			c.Abort()
+			return nil
+		}
 	}
 	c.ep.Close()
 	c.rwin.end()

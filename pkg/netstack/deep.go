@@ -13,6 +13,7 @@ const directFlows = 64
 type deep struct {
 	flows atomic.Int64 // open TCP flows
 	jobs  chan job
+	crowd chan *Conn // receive queues to compact
 	quit  chan struct{}
 }
 
@@ -21,7 +22,9 @@ type job struct {
 	done chan<- struct{}
 }
 
-func newDeep() *deep { return &deep{jobs: make(chan job), quit: make(chan struct{})} }
+func newDeep() *deep {
+	return &deep{jobs: make(chan job), crowd: make(chan *Conn, 1024), quit: make(chan struct{})}
+}
 
 // work runs calls until quit is closed.
 func (d *deep) work() {
@@ -30,9 +33,19 @@ func (d *deep) work() {
 		case j := <-d.jobs:
 			j.call()
 			j.done <- struct{}{}
+		case c := <-d.crowd:
+			c.compact()
 		case <-d.quit:
 			return
 		}
+	}
+}
+
+// later has c compacted, soon; never waits. If there is no room, the next segment asks again.
+func (d *deep) later(c *Conn) {
+	select {
+	case d.crowd <- c:
+	default:
 	}
 }
 

@@ -23,7 +23,7 @@ import (
 var roles = map[string]func(*debuggee){
 	"dial": roleDial, "dial udp": roleDialUDP, "address": roleAddress, "echo": roleEcho, "half close": roleHalfClose,
 	"reset": roleReset, "give up": roleGiveUp, "reuse": roleReuse, "flows": roleFlows, "short": roleShort,
-	"rate": roleRate, "udp": roleUDP, "hold": roleHold, "trickle": roleTrickle, "unplug": roleUnplug,
+	"rate": roleRate, "udp": roleUDP, "hold": roleHold, "trickle": roleTrickle, "unplug": roleUnplug, "late reader": roleLateReader,
 }
 
 // A dial is one connect of the debuggee and what came of it.
@@ -547,5 +547,18 @@ func roleUnplug(d *debuggee) {
 	tun, err := netlink.LinkByName("tun0")
 	check(err)
 	check(netlink.LinkDel(tun))
+	d.wait()
+}
+
+// roleLateReader connects, reads nothing until it is told, and then everything; it says how much and its digest.
+func roleLateReader(d *debuggee) {
+	var to netip.AddrPort
+	d.arg(&to)
+	c := dialTCP(to)
+	d.wait()
+	h := sha256.New()
+	n, err := io.Copy(h, c)
+	check(err)
+	d.say(fmt.Sprint(n, " ", hex.EncodeToString(h.Sum(nil))))
 	d.wait()
 }

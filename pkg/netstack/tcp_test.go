@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -227,6 +228,54 @@ func TestManyShortConnections(t *testing.T) {
 		}
 	}
 }
+
+// A debuggee that stands at a breakpoint: what is written meanwhile, in pieces of any size, arrives afterwards, whole and
+// at once.
+func TestLateReader(t *testing.T) {
+	for _, piece := range []int{1, 100, 1100, 2000, 5000, 60000, 300000} {
+		t.Run(fmt.Sprint(piece), func(t *testing.T) {
+			t.Parallel()
+			total := min(4<<20, piece*2000)
+			var wrote atomic.Int64
+			failed := make(chan error, 1)
+			r := start(t, "late reader", web4, serving(func(c *Conn) {
+				b, src := make([]byte, piece), &pattern{}
+				for wrote.Load() < int64(total) {
+					n, _ := src.Read(b[:min(piece, total-int(wrote.Load()))])
+					if _, err := c.Write(b[:n]); err != nil {
+						failed <- fmt.Errorf("after %d bytes: %w", wrote.Load(), err)
+						return
+					}
+					wrote.Add(int64(n))
+				}
+				_ = c.CloseWrite()
+				c.WaitReadable()
+			}))
+			select {
+			case <-time.After(stallFor):
+			case err := <-failed:
+				t.Fatal(err)
+			}
+			t.Logf("%d bytes went ahead", wrote.Load())
+			r.proceed()
+			began := time.Now()
+			var got string
+			r.hear(&got)
+			h := sha256.New()
+			_, _ = io.CopyN(h, &pattern{}, int64(total))
+			if want := fmt.Sprint(total, " ", hex.EncodeToString(h.Sum(nil))); got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+			if took := time.Since(began); took > stallFor/2 {
+				t.Errorf("went on only after %v", took)
+			}
+		})
+	}
+}
+
+// stallFor is how long debuggees or handlers stand still in the tests: a sender that has begun to back off tries again
+// after 6.2, 12.6, 25.4 s, and so is seen to be late.
+var stallFor = 8 * time.Second
 
 // Throughput, for the eye only.
 func TestRate(t *testing.T) {
