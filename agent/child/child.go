@@ -52,8 +52,11 @@ type Child struct {
 }
 
 const (
-	// heapPercent lets the garbage collector run early: what stalled flows hold must not be doubled by garbage.
-	heapPercent = 30
+	// heapPercent lets the garbage collector run early, and heapLimit more so when much is held: what a thousand stalled
+	// flows hold, the channel's budget of 32 MiB and their stacks, must not be doubled by garbage. It is a wish, not a
+	// bound: where more is live it only costs time.
+	heapPercent = 50
+	heapLimit   = 48 << 20
 	// maxProc bounds a file of /proc; environ and mountinfo may be a few hundred KiB.
 	maxProc = 8 << 20
 )
@@ -62,6 +65,7 @@ const (
 func Run(ctx context.Context, control *os.File, log *slog.Logger) error {
 	time.Local = time.UTC // else the pod's /etc/localtime would be read
 	debug.SetGCPercent(heapPercent)
+	debug.SetMemoryLimit(heapLimit)
 	conn, err := pair.Open(control)
 	if err != nil {
 		return err

@@ -53,24 +53,46 @@ type actor struct {
 	mu     sync.Mutex
 	conns  map[string]net.Conn
 	stalls []net.Conn
+	spare  int
+}
+
+// With spareEnv the pod has a second process of the same executable, which outlives the first.
+const (
+	spareEnv    = "STEPIN_TEST_SPARE"
+	sparePrefix = "spare:"
+)
+
+func (a *actor) startSpare(root string) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(exe)
+	cmd.Env = []string{actorEnv + "=" + sparePrefix + root}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	a.spare = cmd.Process.Pid
+	return nil
 }
 
 // actorMain is the whole life of the actor; root is an empty directory.
 func actorMain(root string) error {
 	a := &actor{conns: map[string]net.Conn{}}
-	if root != "successor" {
-		if err := a.build(root); err != nil {
-			return fmt.Errorf("building the pod: %w", err)
-		}
-	} else {
+	if spareRoot, ok := strings.CutPrefix(root, sparePrefix); ok {
 		time.AfterFunc(time.Minute, func() { os.Exit(0) }) // nobody else ends it when the test was killed
+		if err := unix.Chroot(spareRoot); err != nil {
+			return err
+		}
+		select {}
+	}
+	if err := a.build(root); err != nil {
+		return fmt.Errorf("building the pod: %w", err)
 	}
 	out := json.NewEncoder(os.Stdout)
 	if err := out.Encode(reply{Text: "ready", N: os.Getpid()}); err != nil {
 		return err
-	}
-	if root == "successor" {
-		select {}
 	}
 	in := json.NewDecoder(os.Stdin)
 	for {
@@ -101,6 +123,11 @@ func (a *actor) build(root string) error {
 	_ = os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0)
 	if err := a.mounts(root); err != nil {
 		return err
+	}
+	if os.Getenv(spareEnv) != "" {
+		if err := a.startSpare(root); err != nil {
+			return fmt.Errorf("the spare: %w", err)
+		}
 	}
 	if err := unix.Chroot(root); err != nil {
 		return fmt.Errorf("chroot: %w", err)
@@ -300,19 +327,7 @@ func (a *actor) perform(c command) (r reply, err error) {
 	case "switch":
 		return r, switchVolume("/config", c.Text, c.N)
 	case "successor":
-		cmd := exec.Command("/app/server")
-		cmd.Env = []string{actorEnv + "=successor"}
-		cmd.Stderr = os.Stderr
-		cmd.Stdin = os.Stdin
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			return r, err
-		}
-		if err := cmd.Start(); err != nil {
-			return r, err
-		}
-		_, err = bufio.NewReader(out).ReadString('\n')
-		return reply{N: cmd.Process.Pid}, err
+		return reply{N: a.spare}, nil
 	case "exit":
 		os.Exit(0)
 	default:

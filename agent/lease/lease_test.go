@@ -1,0 +1,161 @@
+package lease
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stepin-dev/stepin/pkg/wire"
+)
+
+var t0 = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
+func port(n uint16) wire.Port { return wire.Port{Network: "tcp", Port: n} }
+
+func hello(t *testing.T, table *Table, id, resume string, at time.Duration) Info {
+	t.Helper()
+	i, err := table.Hello(id, resume, id+"@host", t0.Add(at))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
+func steal(t *testing.T, table *Table, id string, i Info, stream uint32, at time.Duration, ports ...wire.Port) {
+	t.Helper()
+	if err := table.Steal(id, i.Generation, stream, ports, t0.Add(at)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func numbers(ports []wire.Port) string {
+	var all []string
+	for _, p := range ports {
+		all = append(all, fmt.Sprint(p.Port))
+	}
+	return strings.Join(all, " ")
+}
+
+func TestConflict(t *testing.T) {
+	table := New()
+	a, b := hello(t, table, "a", "", 0), hello(t, table, "b", "", 0)
+	steal(t, table, "a", a, 1, time.Second, port(80), wire.Port{Network: "udp", Port: 53})
+	err := table.Steal("b", b.Generation, 1, []wire.Port{port(81), port(80)}, t0)
+	if !errors.Is(err, syscall.EADDRINUSE) || err.Error() != "port 80 is held by a@host since 12:00:01 UTC" {
+		t.Error(err)
+	}
+	steal(t, table, "b", b, 3, 0, port(81), port(53)) // all or nothing, and TCP is not UDP
+	if err := table.Steal("a", a.Generation, 2, []wire.Port{port(80)}, t0); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("twice by one session: %v", err)
+	}
+	if got := numbers(table.Unsteal("a", a.Generation, 9)); got != "" {
+		t.Errorf("a stream that stole nothing: %q", got)
+	}
+	table.Unsteal("a", a.Generation, 1)
+	steal(t, table, "b", b, 5, 0, port(80))
+}
+
+func TestRefused(t *testing.T) {
+	table := New()
+	a := hello(t, table, "a", "", 0)
+	for _, ports := range [][]wire.Port{nil, {port(0)}, {{Network: "sctp", Port: 1}}, {port(1), port(1)}, make([]wire.Port, MaxPorts+1)} {
+		if err := table.Steal("a", a.Generation, 1, ports, t0); !errors.Is(err, syscall.EINVAL) {
+			t.Errorf("%v: %v", ports, err)
+		}
+	}
+	if err := table.Steal("a", a.Generation+1, 1, []wire.Port{port(1)}, t0); !errors.Is(err, syscall.ESTALE) {
+		t.Error(err)
+	}
+	for _, id := range []string{"", strings.Repeat("x", maxText+1)} {
+		if _, err := table.Hello(id, "", "", t0); !errors.Is(err, syscall.EINVAL) {
+			t.Errorf("%q: %v", id, err)
+		}
+	}
+	for i := range MaxSessions - 1 {
+		hello(t, table, fmt.Sprint(i), "", 0)
+	}
+	if _, err := table.Hello("more", "", "", t0); !errors.Is(err, syscall.EUSERS) {
+		t.Error(err)
+	}
+	other := New()
+	if _, err := other.Hello("x", "", "evil\x1b[31m\n\xff", t0); err != nil || other.sessions["x"].who != "evil[31m" {
+		t.Errorf("%q", other.sessions["x"].who)
+	}
+}
+
+func TestGrace(t *testing.T) {
+	table := New()
+	a, b := hello(t, table, "a", "", 0), hello(t, table, "b", "", 0)
+	steal(t, table, "a", a, 1, 0, port(80))
+	if got := numbers(table.Gone("a", a.Generation, t0)); got != "80" {
+		t.Errorf("detach %q", got)
+	}
+	err := table.Steal("b", b.Generation, 1, []wire.Port{port(80)}, t0.Add(Grace-1))
+	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), "(reserved while it reconnects)") {
+		t.Error(err)
+	}
+	if next, ok := table.Next(); !ok || !next.Equal(t0.Add(Grace)) {
+		t.Errorf("next %v %v", next, ok)
+	}
+	if _, err := table.Hello("a", "guess", "x", t0); !errors.Is(err, syscall.EBUSY) {
+		t.Error(err)
+	}
+	if got := table.Expire(t0.Add(Grace)); len(got) != 0 {
+		t.Errorf("detached twice: %v", got)
+	}
+	steal(t, table, "b", b, 1, Grace, port(80))
+	if i := hello(t, table, "a", a.Resume, Grace); i.Resumed || i.Resume == a.Resume {
+		t.Errorf("resumed what is over: %+v", i)
+	}
+}
+
+func TestResume(t *testing.T) {
+	table := New()
+	a := hello(t, table, "a", "", 0)
+	steal(t, table, "a", a, 1, 0, port(80), port(81))
+	table.Gone("a", a.Generation, t0)
+	again := hello(t, table, "a", a.Resume, time.Second)
+	if !again.Resumed || again.Resume != a.Resume || !again.Since.Equal(t0) || again.Generation == a.Generation {
+		t.Errorf("%+v", again)
+	}
+	if got := table.Gone("a", a.Generation, t0); got != nil {
+		t.Errorf("the old channel's end took %v", got)
+	}
+	steal(t, table, "a", again, 1, time.Second, port(80))
+	if got := numbers(table.Expire(t0.Add(time.Second + Grace))); got != "" { // 81 was not taken again: its reservation is over
+		t.Errorf("detach %q", got)
+	}
+	b := hello(t, table, "b", "", 20*time.Second)
+	steal(t, table, "b", b, 1, 20*time.Second, port(81))
+	if got := numbers(table.Bye("a", again.Generation)); got != "80" {
+		t.Errorf("detach %q", got)
+	}
+	table.Bye("b", b.Generation)
+	if !table.Idle() {
+		t.Error("not idle")
+	}
+}
+
+// TestPause: while a child is replaced the ports stay attached, and go when their session does not come back, or does
+// not want them any more.
+func TestPause(t *testing.T) {
+	table := New()
+	a, b := hello(t, table, "a", "", 0), hello(t, table, "b", "", 0)
+	steal(t, table, "a", a, 1, 0, port(80), port(81))
+	steal(t, table, "b", b, 1, 0, port(90))
+	table.Pause(t0)
+	again := hello(t, table, "a", a.Resume, time.Second)
+	steal(t, table, "a", again, 1, time.Second, port(80))
+	if got := numbers(table.Expire(t0.Add(Grace))); got != "90" {
+		t.Errorf("detach %q, want b's", got)
+	}
+	if got := numbers(table.Expire(t0.Add(Grace + time.Second))); got != "81" {
+		t.Errorf("detach %q, want what a did not take again", got)
+	}
+	if got := numbers(table.Gone("a", again.Generation, t0)); got != "80" {
+		t.Errorf("detach %q", got)
+	}
+}
