@@ -38,7 +38,7 @@ func wait[T any](r *request, ready <-chan T) (v T, err error) {
 			return v, nil
 		case <-cancel:
 			if cancel = nil; r.grace == nil {
-				r.grace = time.After(interruptGrace)
+				r.grace = time.After(r.f.grace)
 			}
 		case <-r.grace:
 			return v, syscall.EINTR

@@ -13,9 +13,9 @@ import (
 func (m *mounted) hangs(c *client, op, p string, o order) {
 	m.t.Helper()
 	m.src.set(func() { m.src.hang[op+" "+p] = make(chan struct{}) })
-	before := m.src.waiting()
+	before := m.src.hangs()
 	c.send(o)
-	eventually(m.t, op+" hangs", func() bool { return m.src.waiting() > before })
+	eventually(m.t, op+" hangs", func() bool { return m.src.hangs() > before })
 }
 
 func (m *mounted) release(op, p string) {
@@ -115,26 +115,29 @@ func TestHangCanBeStopped(t *testing.T) {
 	})
 }
 
-// A signal that finds the answer nearly there does not fail the call.
-func TestSignalWithinGrace(t *testing.T) {
-	m, data := prepareHang(t, users()[0])
-	m.start(Config{}, data)
-	c := m.client()
-	m.hangs(c, "open", data+"/f", order{Op: "open", Path: data + "/f"})
-	unix.Kill(c.pid, unix.SIGSTOP) // ends the hung call with EINTR after the grace
-	unix.Kill(c.pid, unix.SIGCONT)
-	if a := c.receive(); a.Errno != syscall.EINTR {
-		t.Errorf("a call without an answer: %q, want EINTR", a.Err)
-	}
-	m.release("open", data+"/f")
-	m.src.set(func() { m.src.delay["open"] = interruptGrace / 5 })
-	for range 20 {
-		c.send(order{Op: "open", Path: data + "/f"})
-		unix.Kill(c.pid, unix.SIGSTOP)
-		unix.Kill(c.pid, unix.SIGCONT)
-		if a := c.receive(); a.Err != "" {
-			t.Errorf("a call with an answer soon: %s", a.Err)
-		}
+// A signal ends a call with EINTR, but not one whose answer comes within the grace.
+func TestSignal(t *testing.T) {
+	for name, tt := range map[string]struct {
+		grace time.Duration
+		want  syscall.Errno
+	}{"no answer": {interruptGrace, syscall.EINTR}, "answer within the grace": {time.Hour, 0}} {
+		t.Run(name, func(t *testing.T) {
+			m, data := prepareHang(t, users()[0])
+			m.fs = New(Config{Source: m.src, Deadline: 2 * time.Hour, Covered: func(p string) bool { return under(p, data) }})
+			m.fs.grace = tt.grace
+			m.start(Config{}, data)
+			c := m.client()
+			m.hangs(c, "open", data+"/f", order{Op: "open", Path: data + "/f"})
+			unix.Kill(c.pid, unix.SIGSTOP)
+			if tt.want != 0 {
+				eventually(t, "stopped", func() bool { return strings.Trim(procState(c.pid), "T") == "" })
+			}
+			m.release("open", data+"/f")
+			unix.Kill(c.pid, unix.SIGCONT)
+			if a := c.receive(); a.Errno != tt.want {
+				t.Errorf("errno %d (%s)", a.Errno, a.Err)
+			}
+		})
 	}
 }
 

@@ -98,9 +98,9 @@ func TestChangeSeen(t *testing.T) {
 			t.Errorf("the old descriptor reads %q", got)
 		}
 		time.Sleep(attrTTL / 2) // beyond what the kernel believes, so that it asks
-	}
-	if a := c.ok(order{Op: "fstat", Fd: g}); a.Size != 8 {
-		t.Errorf("the old file's size is %d", a.Size)
+		if a := c.ok(order{Op: "fstat", Fd: g}); a.Size != 8 || a.Ino != inode {
+			t.Errorf("the old file's size is %d", a.Size)
+		}
 	}
 
 	// Gone, and there again.
@@ -111,6 +111,7 @@ func TestChangeSeen(t *testing.T) {
 	if got := string(c.ok(order{Op: "pread", Fd: g, N: 100}).Data); got != "old file" {
 		t.Errorf("the old descriptor reads %q", got)
 	}
+	c.ok(order{Op: "fstat", Fd: g})
 	m.put(data+"/g", "again")
 	eventually(t, "there again", func() bool { return read(data+"/g") == "again" })
 	if err := os.Remove(m.pod(data + "/g")); err != nil {

@@ -119,6 +119,7 @@ func (s Stats) Total() uint64 { return s.Lstat + s.ReadLink + s.ReadDir + s.Open
 type FS struct {
 	cfg      Config
 	ttl      time.Duration // attrTTL
+	grace    time.Duration // interruptGrace
 	base     context.Context
 	stop     context.CancelFunc
 	slots    chan struct{} // taken while the Source is called
@@ -163,7 +164,7 @@ func New(cfg Config) *FS {
 		cfg.Covered = func(string) bool { return false }
 	}
 	f := &FS{
-		cfg: cfg, ttl: attrTTL, slots: make(chan struct{}, maxCalls), done: make(chan struct{}),
+		cfg: cfg, ttl: attrTTL, grace: interruptGrace, slots: make(chan struct{}, maxCalls), done: make(chan struct{}),
 		nodes: map[uint64]*node{}, byPath: map[nodeKey]*node{}, handles: map[uint64]*handle{},
 		nextID: fuse.FUSE_ROOT_ID + 1, nextFh: 1, perProc: map[string]bool{},
 		seed: maphash.MakeSeed(),

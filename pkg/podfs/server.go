@@ -6,6 +6,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
 // server answers the kernel's requests (include/uapi/linux/fuse.h). What asks for a change is in readonly.go.
@@ -106,11 +108,7 @@ func (s *server) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.A
 	if s.base.Err() != nil {
 		return status(s.ended(r.ctx))
 	}
-	var h *handle
-	if in.Flags()&fuse.FUSE_GETATTR_FH != 0 {
-		h = s.handle(in.Fh())
-	}
-	e, err := r.status(n, h)
+	e, err := r.status(n)
 	if err != nil {
 		return status(err)
 	}
@@ -122,11 +120,11 @@ func (s *server) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.A
 	return fuse.OK
 }
 
-// status returns what n is now. h, where not nil, is a descriptor of it: a file that has lost its path lives on there.
-func (r *request) status(n *node, h *handle) (entry, error) {
+// status returns what n is now. A file that has lost its path lives on in its descriptors.
+func (r *request) status(n *node) (entry, error) {
 	f := r.f
 	if n.dual && (n.host || f.hostView(r.pid)) {
-		return r.hostStatus(n, h)
+		return hostStatus(n)
 	}
 	until := time.Now().Add(f.ttl)
 	t, gone := f.tree(n)
@@ -148,22 +146,30 @@ func (r *request) status(n *node, h *handle) (entry, error) {
 		return e, err
 	}
 	f.detach(n)
-	if h != nil {
-		if a, ok := h.attr(); ok {
-			return entry{attr: a, until: until}, nil
-		}
+	if a, ok := f.opened(n); ok {
+		return entry{attr: a, until: until}, nil
 	}
 	return e, syscall.ESTALE // the kernel looks the path up again
 }
 
-func (r *request) hostStatus(n *node, h *handle) (entry, error) {
-	var st unix.Stat_t
-	if h != nil && h.host != nil {
-		if err := unix.Fstat(int(h.host.Fd()), &st); err != nil {
-			return entry{}, err
+// opened returns the status that some descriptor of n has kept. fstat(2) does not tell which one it asks for.
+func (f *FS) opened(n *node) (wire.Attr, bool) {
+	f.mu.RLock()
+	var h *handle
+	for _, o := range f.handles {
+		if o.n == n && o.dir == nil {
+			h = o
+			break
 		}
-		return entry{attr: hostAttr(&st)}, nil
 	}
+	f.mu.RUnlock()
+	if h == nil {
+		return wire.Attr{}, false
+	}
+	return h.attr()
+}
+
+func hostStatus(n *node) (entry, error) {
 	e, err := hostEntry(n.path)
 	if err == nil && uint64(e.typ()) != n.ident.typ {
 		err = syscall.ENOENT // the kernel cannot have a file and a directory in one
@@ -206,7 +212,7 @@ func (s *server) Access(cancel <-chan struct{}, in *fuse.AccessIn) fuse.Status {
 	}
 	r := s.begin(cancel, &in.InHeader)
 	defer r.end()
-	e, err := r.status(n, nil)
+	e, err := r.status(n)
 	if err != nil {
 		return status(err)
 	}

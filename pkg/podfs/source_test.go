@@ -26,6 +26,7 @@ type dirSource struct {
 	deaf   bool                     // hanging calls do not heed their context
 	lie    map[string]bool          // files that say they are empty
 	hung   int                      // calls that hang now
+	begun  int                      // calls that have begun to hang
 	closed int                      // files closed
 	opened int
 }
@@ -42,6 +43,7 @@ func (s *dirSource) call(ctx context.Context, op, p string) error {
 	hang, delay, err, gone, deaf := s.hang[op+" "+p], s.delay[op], s.errs[op+" "+p], s.gone, s.deaf
 	if hang != nil {
 		s.hung++
+		s.begun++
 	}
 	s.mu.Unlock()
 	if gone != 0 {
@@ -76,6 +78,12 @@ func (s *dirSource) waiting() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.hung
+}
+
+func (s *dirSource) hangs() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.begun
 }
 
 func (s *dirSource) Lstat(ctx context.Context, p string) (wire.Attr, error) {
