@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/stepin-dev/stepin/adapter/demo"
 	"github.com/stepin-dev/stepin/pkg/config"
 	"github.com/stepin-dev/stepin/pkg/fail"
 )
@@ -87,6 +88,7 @@ func New(version string, stdout, stderr io.Writer) *cobra.Command {
 		return fail.New(fail.ConfigValue, cmd.CommandPath()+" --help", "%v", err)
 	})
 	root.AddCommand(dapCommand(), execCommand(), doctorCommand(), versionCommand(version), configCommand(), holderCommand())
+	root.AddCommand(demo.Commands(os.Getenv(tunEnv), os.Getenv(fuseEnv))...)
 	return root
 }
 
