@@ -175,7 +175,7 @@ func (b *builder) special(path string, isDir bool) error {
 		if err != nil {
 			return failedStep(stepRoot, err, "lstat(%s)", path)
 		}
-		if shared(st) || b.crowded(path) {
+		if shared(path, st) || b.crowded(path) {
 			return b.over(path)
 		}
 		mode = st.Mode() & (fs.ModePerm | fs.ModeSticky | fs.ModeSetgid)

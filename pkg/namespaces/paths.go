@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // canonical resolves the symbolic links of the directories on the way to p (/var/run/x is /run/x), as far as they exist. The
@@ -28,14 +30,15 @@ func below(p, dir string) bool { return dir == "/" && p != "/" || strings.HasPre
 
 // shared says whether a directory is one in which other programs of the user make files at any time: /tmp and the like, and
 // what belongs to the user himself. Such a one stays the host's own, and a covered path in it is mounted over; every other
-// directory on the way to a covered path becomes a read-only copy of its entries.
-func shared(st fs.FileInfo) bool {
+// directory on the way to a covered path becomes a read-only copy of its entries. To the holder of a user nobody (65534) all
+// that is root's looks like his own, since that is the id of those who have none; so he must be able to write as well.
+func shared(path string, st fs.FileInfo) bool {
 	sys, ok := st.Sys().(*syscall.Stat_t)
 	if !ok || !st.IsDir() {
 		return false
 	}
 	uid := os.Geteuid()
-	return st.Mode()&fs.ModeSticky != 0 && st.Mode().Perm()&0o002 != 0 || uid != 0 && int(sys.Uid) == uid
+	return st.Mode()&fs.ModeSticky != 0 && st.Mode().Perm()&0o002 != 0 || uid != 0 && int(sys.Uid) == uid && unix.Access(path, unix.W_OK) == nil
 }
 
 // sharedAbove returns the topmost shared directory on the way to the canonical path p, or "".
@@ -45,7 +48,7 @@ func sharedAbove(p string) string {
 		dir += "/" + name
 		if st, err := os.Lstat(dir); err != nil {
 			return ""
-		} else if shared(st) {
+		} else if shared(dir, st) {
 			return dir
 		}
 	}
