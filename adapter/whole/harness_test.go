@@ -115,8 +115,14 @@ type pipes struct {
 // dap starts `stepin dap`; env is added to the environment.
 func dap(t *testing.T, env ...string) *adapter {
 	t.Helper()
+	return dapIn(t, "", append(os.Environ(), env...))
+}
+
+// dapIn starts `stepin dap` in a folder, "" being the test's own, with a whole environment.
+func dapIn(t *testing.T, dir string, environ []string) *adapter {
+	t.Helper()
 	a := &adapter{t: t, cmd: exec.Command(stepin(t), "dap"), ended: make(chan struct{})}
-	a.cmd.Env = append(os.Environ(), env...)
+	a.cmd.Dir, a.cmd.Env = dir, environ
 	a.cmd.Stderr = &a.stderr
 	a.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	in, err := a.cmd.StdinPipe()

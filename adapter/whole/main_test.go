@@ -60,7 +60,7 @@ func runAsOther() int {
 	home := filepath.Join(dir, "home")
 	cmd.Env = append(os.Environ(), "HOME="+home, "TMPDIR="+home, "GOCACHE="+filepath.Join(home, "cache"), "GOPATH="+filepath.Join(home, "go"),
 		"STEPIN_TUN="+filepath.Join(dir, "tun"), "STEPIN_FUSE="+filepath.Join(dir, "fuse"), "STEPIN_BINARY="+filepath.Join(dir, "stepin"),
-		"PATH="+dir+":"+os.Getenv("PATH"), "XDG_RUNTIME_DIR=", "GOFLAGS=-mod=mod", "GOTOOLCHAIN=local")
+		"PATH="+dir+":"+os.Getenv("PATH"), "XDG_RUNTIME_DIR=", "GOFLAGS=", "GOTOOLCHAIN=local")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: otherUser, Gid: otherUser}}
 	if err := cmd.Run(); err != nil {
 		fmt.Printf("FAIL: as uid %d: %v\n", otherUser, err)
@@ -89,6 +89,7 @@ func furnish(dir string) error {
 		exec.Command("cp", "-L", binary, filepath.Join(dir, "stepin")).Run(),
 		exec.Command("cp", "-L", dlv, filepath.Join(dir, "dlv")).Run(),
 		os.CopyFS(work, os.DirFS(".")),
+		os.CopyFS(filepath.Join(dir, "dap", "testdata"), os.DirFS(filepath.Join("..", "dap", "testdata"))), // where it is from work
 		os.WriteFile(filepath.Join(work, "go.mod"), []byte("module github.com/stepin-dev/stepin/adapter/whole\n\ngo 1.26.0\n"), 0o644),
 		os.Mkdir(filepath.Join(dir, "home"), 0o700),
 		os.Chown(filepath.Join(dir, "home"), otherUser, otherUser),
