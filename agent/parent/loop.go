@@ -76,6 +76,7 @@ func (p *Parent) deadline() (time.Time, bool) {
 
 // retire lets the child say goodbye before the end.
 func (p *Parent) retire(r pair.Retire) error {
+	p.leaving = true
 	if err := p.child.retire(r); err != nil {
 		return err
 	}
@@ -205,6 +206,9 @@ func (p *Parent) answer(m message) {
 }
 
 func (p *Parent) hello(q pair.Hello) (pair.Lease, error) {
+	if p.leaving {
+		return pair.Lease{}, &wire.Refusal{Errno: syscall.ESHUTDOWN, Message: "this agent is about to end"}
+	}
 	info, err := p.table.Hello(q.Session, q.Resume, q.Who, time.Now())
 	if err != nil {
 		return pair.Lease{}, err

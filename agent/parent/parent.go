@@ -56,6 +56,7 @@ type Parent struct {
 	child    *childProcess
 	ended    chan struct{} // closed when the target has ended
 	joined   bool          // there was a session
+	leaving  bool          // no session may join any more
 	began    time.Time
 	idle     time.Time // when the last session ended
 }
@@ -133,11 +134,11 @@ func (p *Parent) close() {
 	if p.engine != nil {
 		p.engine.Close()
 	}
+	if p.lock != nil { // before the listener: who finds its path gone may start the next agent
+		p.lock.close()
+	}
 	if p.listener != nil {
 		p.listener.Close()
-	}
-	if p.lock != nil {
-		p.lock.close()
 	}
 	if p.trace != nil {
 		p.trace.Close()

@@ -133,10 +133,13 @@ func Dial(ctx context.Context, rw io.ReadWriteCloser, hello wire.Hello, cfg Conf
 		}
 	}
 	if err != nil {
-		c.session.Close()
-		if ctx.Err() != nil {
+		switch lost := c.session.IsClosed() || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF); {
+		case ctx.Err() != nil:
 			err = ctx.Err()
+		case lost:
+			err = fmt.Errorf("%w (%v)", ErrLost, err)
 		}
+		c.session.Close()
 		return nil, welcome, err
 	}
 	c.start()

@@ -31,6 +31,7 @@ import (
 const (
 	agentStart = 15 * time.Second // from the start to the first answer; a quiet machine needs 0.1 s
 	agentPoll  = 20 * time.Millisecond
+	leaveWait  = 3 * time.Second // for the end of an agent that is leaving; a quiet machine needs 20 ms
 )
 
 // local is the agent of local/PID: a process on this machine, shared by all sessions of this user on that pod.
@@ -123,6 +124,23 @@ func (l *local) connect(ctx context.Context, _ string) (*mux.Conn, wire.Welcome,
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return nil, wire.Welcome{}, "", fmt.Errorf("session: locking the runtime directory: %w", err)
 	}
+	for end := time.Now().Add(leaveWait); ; {
+		conn, welcome, socket, err := l.joinOrStart(ctx)
+		leaving := errors.Is(err, mux.ErrLost) || errors.Is(err, syscall.ESHUTDOWN)
+		if !leaving || time.Now().After(end) {
+			return conn, welcome, socket, err
+		}
+		select {
+		case <-time.After(agentPoll):
+		case <-ctx.Done():
+			return nil, wire.Welcome{}, "", ctx.Err()
+		}
+	}
+}
+
+// joinOrStart fails with mux.ErrLost or ESHUTDOWN where an agent is there that is just ending, with the session before
+// this one.
+func (l *local) joinOrStart(ctx context.Context) (*mux.Conn, wire.Welcome, string, error) {
 	sockets, err := filepath.Glob(filepath.Join(l.dir, l.netns+".*"))
 	if err != nil {
 		return nil, wire.Welcome{}, "", err

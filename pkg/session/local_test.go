@@ -1,0 +1,48 @@
+package session
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/stepin-dev/stepin/pkg/mux"
+	"github.com/stepin-dev/stepin/pkg/wire"
+)
+
+// TestConnectLeaving: an agent that ends with the session before this one is waited for, not an error.
+func TestConnectLeaving(t *testing.T) {
+	l := &local{dir: t.TempDir(), netns: "4026531992", hello: wire.Hello{Session: "s"}}
+	socket, err := net.Listen("unix", filepath.Join(l.dir, l.netns+".token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	go func() {
+		for n := 0; ; n++ {
+			c, err := socket.Accept()
+			switch {
+			case err != nil:
+				return
+			case n == 0: // gone before the hello
+				c.Close()
+				continue
+			}
+			go func() {
+				_, _ = mux.Serve(context.Background(), c, func(wire.Hello) (wire.Welcome, error) {
+					if n == 1 {
+						return wire.Welcome{}, &wire.Refusal{Errno: syscall.ESHUTDOWN, Message: "about to end"}
+					}
+					return wire.Welcome{Resume: "r"}, nil
+				}, mux.Config{Log: slog.New(slog.DiscardHandler)})
+			}()
+		}
+	}()
+	conn, welcome, path, err := l.connect(context.Background(), "")
+	if err != nil || welcome.Resume != "r" || path != socket.Addr().String() {
+		t.Fatalf("%+v, %q, %v", welcome, path, err)
+	}
+	_ = conn.Close("")
+}
