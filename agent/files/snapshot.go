@@ -31,7 +31,8 @@ var errChanged = errors.New("files: volume changed while it was read")
 
 // Snapshot reads a small volume whole as a tar: names relative to it, its own directory as "./", numeric owners, times
 // in nanoseconds (PAX). A volume that is one regular file is a tar of one entry, ".". It fails with EFBIG where the
-// volume is not small.
+// volume is not small, and with EACCES where one of its files is not for the pod's user: left out it would be missing,
+// and not refused.
 func Snapshot(volume string) ([]byte, error) {
 	if err := check(volume); err != nil {
 		return nil, err
@@ -116,9 +117,6 @@ func addFile(w *tar.Writer, from, name string, attr wire.Attr) error {
 	}
 	f, attr, err := Open(from)
 	if err != nil {
-		if errors.Is(err, syscall.EACCES) { // this one file is not for the pod's user
-			return nil
-		}
 		return err
 	}
 	defer f.Close()

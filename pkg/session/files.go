@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/stepin-dev/stepin/pkg/mux"
@@ -19,24 +20,30 @@ const maxDir = 64 << 20
 
 // files is the pod's file system by way of the agent, by the debuggee's paths.
 type files struct {
-	link *link
-	plan *policy.FilesPlan
+	link    *link
+	plan    *policy.FilesPlan
+	entered *atomic.Bool // false: nothing runs inside yet, so whatever is asked is the session's own doing
+}
+
+// path is what is asked of the agent for one of the debuggee's paths.
+func (f files) path(path string) wire.Path {
+	return wire.Path{Path: f.plan.PodPath(path), Own: !f.entered.Load()}
 }
 
 var _ podfs.Source = files{}
 
 func (f files) Lstat(ctx context.Context, path string) (a wire.Attr, err error) {
-	return a, fileErr(f.link.ask(ctx, wire.KindLstat, wire.Path{Path: f.plan.PodPath(path)}, &a))
+	return a, fileErr(f.link.ask(ctx, wire.KindLstat, f.path(path), &a))
 }
 
 func (f files) ReadLink(ctx context.Context, path string) (string, error) {
 	var l wire.Link
-	err := f.link.ask(ctx, wire.KindReadlink, wire.Path{Path: f.plan.PodPath(path)}, &l)
+	err := f.link.ask(ctx, wire.KindReadlink, f.path(path), &l)
 	return l.Target, fileErr(err)
 }
 
 func (f files) ReadDir(ctx context.Context, path string) (list []wire.DirEntry, err error) {
-	stream, err := f.link.open(ctx, wire.KindReaddir, wire.Path{Path: f.plan.PodPath(path)}, nil)
+	stream, err := f.link.open(ctx, wire.KindReaddir, f.path(path), nil)
 	if err != nil {
 		return nil, fileErr(err)
 	}
@@ -57,7 +64,7 @@ func (f files) ReadDir(ctx context.Context, path string) (list []wire.DirEntry, 
 
 func (f files) Open(ctx context.Context, path string) (podfs.File, error) {
 	var o wire.Opened
-	stream, err := f.link.open(ctx, wire.KindOpen, wire.Path{Path: f.plan.PodPath(path)}, &o)
+	stream, err := f.link.open(ctx, wire.KindOpen, f.path(path), &o)
 	if err != nil {
 		return nil, fileErr(err)
 	}
@@ -179,7 +186,8 @@ func (s *Session) readSnapshot(r io.Reader) error {
 	if kind != wire.KindWatch {
 		return errors.New("session: not a snapshot")
 	}
-	if snap.Errno != 0 {
+	if snap.Errno != 0 { // each of its files is asked for then, and has its own errno
+		s.fs.SetVolume(snap.Path, nil)
 		s.log.Debug("volume not sent whole", "path", snap.Path, "err", wire.Errno(snap.Errno))
 		return nil
 	}

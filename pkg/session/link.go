@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,6 +35,7 @@ type link struct {
 	notice func(string)
 	log    *slog.Logger
 	serve  func(*mux.Request) // each in a goroutine of its own
+	opened atomic.Uint64      // streams asked for by open, each a round trip
 
 	mu      sync.Mutex
 	conn    *mux.Conn     // nil while down
@@ -150,6 +152,7 @@ func (l *link) open(ctx context.Context, kind wire.Kind, body, reply any) (*mux.
 	if conn == nil {
 		return nil, mux.ErrLost
 	}
+	l.opened.Add(1)
 	return conn.Open(ctx, kind, body, reply)
 }
 

@@ -232,6 +232,9 @@ func (s *Session) verdict(network string, dst netip.AddrPort, host bool) policy.
 	if host {
 		return policy.Verdict{Where: policy.Host, Rule: "host program"}
 	}
+	if s.isHostResolver(dst) {
+		return policy.Verdict{Where: policy.Host, Rule: "dns"}
+	}
 	var names []string
 	if s.outgoing.NeedNames() {
 		names = s.names.NamesOf(dst.Addr())
@@ -242,4 +245,9 @@ func (s *Session) verdict(network string, dst netip.AddrPort, host bool) policy.
 // isResolver says whether dst is a name server of the pod's resolv.conf, in whose place the session answers.
 func (s *Session) isResolver(dst netip.AddrPort) bool {
 	return s.config.DNS && dst.Port() == dnsPort && slices.Contains(s.conf.Servers, dst.Addr())
+}
+
+// isHostResolver says whether dst is one of the developer's own name servers, and names are theirs to resolve.
+func (s *Session) isHostResolver(dst netip.AddrPort) bool {
+	return !s.config.DNS && dst.Port() == dnsPort && slices.Contains(hostServers(), dst.Addr())
 }

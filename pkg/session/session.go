@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/stepin-dev/stepin/pkg/config"
@@ -92,7 +93,8 @@ type Session struct {
 	ports     *ports
 	datagrams datagrams
 	relays    mux.Relays
-	said      sync.Map // lines said once
+	entered   atomic.Bool // the namespaces are made: from here on the debuggee may run
+	said      sync.Map    // lines said once
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -315,7 +317,7 @@ func (s *Session) enter(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.fs = podfs.New(podfs.Config{Source: files{s.link, &s.plan}, Covered: s.plan.Covered, Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid()),
+	s.fs = podfs.New(podfs.Config{Source: files{s.link, &s.plan, &s.entered}, Covered: s.plan.Covered, Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid()),
 		PerProcess: s.plan.HostView, HostView: func(pid uint32) bool { return s.isHostProgram(int(pid)) },
 		Notice: s.notice, Log: s.log})
 	small := s.smallVolumes()
@@ -337,6 +339,7 @@ func (s *Session) enter(ctx context.Context) error {
 		return err
 	}
 	s.stack, err = netstack.New(netstack.Config{Tun: s.ns.Tun(), Loopback6: s.ns.Loopback6(), Log: s.log, TCP: s.tcp, UDP: s.udp})
+	s.entered.Store(true)
 	return err
 }
 
@@ -424,6 +427,7 @@ func (s *Session) Close() error {
 			s.stack.Close()
 		}
 		if s.fs != nil {
+			s.log.Debug("round trips", "streams", s.link.opened.Load(), "files", fmt.Sprintf("%+v", s.fs.Stats()))
 			s.fs.Close()
 		}
 		if s.dir != "" {
