@@ -2,11 +2,13 @@ package demo
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -32,7 +34,7 @@ func (d *demo) pressF5(ctx context.Context) (err error) {
 		return err
 	}
 	file := filepath.Join(d.source(), "main.go")
-	if err := d.editor.launch(ctx, configuration(d.pod.MainPID(), d.source()), file, line); err != nil {
+	if err := d.editor.launch(ctx, json.RawMessage(launchJSON(strconv.Itoa(d.pod.MainPID()), d.source())), file, line); err != nil {
 		return err
 	}
 	wait, cancel := context.WithTimeout(ctx, stealWait)

@@ -10,6 +10,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -77,7 +78,6 @@ func Run(ctx context.Context, o Options) error {
 	if o.Stay {
 		chapters = append(chapters, d.stay)
 	} else {
-		d.story.say("A breakpoint in a pod's place, on this machine alone. At the end nothing of it is left.")
 		chapters = append(chapters, d.pressF5, d.second, d.goOn, d.end)
 	}
 	for _, chapter := range chapters {
@@ -107,16 +107,25 @@ func (d *demo) close() {
 	}
 }
 
-// self is how the reader calls this program.
+// self is how the reader calls this program: by the shorter of its paths.
 func (d *demo) self() string {
-	if path, err := os.Executable(); err == nil {
-		return path
+	path, err := os.Executable()
+	if err != nil {
+		return "stepin"
 	}
-	return "stepin"
+	if dir, err := os.Getwd(); err == nil {
+		if rel, err := filepath.Rel(dir, path); err == nil && len(rel) < len(path) && strings.Contains(rel, "/") {
+			return rel
+		}
+	}
+	return path
 }
 
 // machine looks first whether all that follows can be done here, so that what cannot is said by its name.
-func (d *demo) machine(ctx context.Context) error {
+func (d *demo) machine(ctx context.Context) (err error) {
+	if d.dir, err = os.MkdirTemp("", "stepin-demo-"); err != nil {
+		return fail.Wrap(fail.Internal, errors.Unwrap(err), "let TMPDIR name a directory that you may write to", "the demo has no room in %s", os.TempDir())
+	}
 	if _, err := goCommand(d.Environ); err != nil {
 		return err
 	}
@@ -165,11 +174,11 @@ func (q quiet) Unwrap() error { return q.error }
 
 // build compiles the service as the pod runs it. The flags are those for debugging, so that the debuggee's build finds
 // all packages compiled.
-func (d *demo) build(ctx context.Context) (err error) {
-	d.story.chapter("Build orders, a service of one file")
-	if d.dir, err = os.MkdirTemp("", "stepin-demo-"); err != nil {
-		return fmt.Errorf("demo: making a directory: %w", err)
+func (d *demo) build(ctx context.Context) error {
+	if !d.Stay {
+		d.story.say("A breakpoint in a pod's place, on this machine alone. At the end nothing of it is left.")
 	}
+	d.story.chapter("Build orders, a service of one file")
 	if err := unpack(d.source()); err != nil {
 		return err
 	}
@@ -210,9 +219,12 @@ func serveStock(c net.Conn) {
 	if err != nil {
 		return
 	}
+	w := bufio.NewWriter(c)
 	resp := &http.Response{StatusCode: http.StatusOK, ProtoMajor: 1, ProtoMinor: 1, Request: req, Close: true,
 		Body: io.NopCloser(strings.NewReader("7\n"))}
-	_ = resp.Write(c) // a caller that has gone has no use for it
+	if resp.Write(w) == nil {
+		_ = w.Flush() // a caller that has gone has no use for it
+	}
 }
 
 func (d *demo) startPod(ctx context.Context) (err error) {

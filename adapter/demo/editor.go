@@ -125,18 +125,8 @@ func (e *editor) do(ctx context.Context, command string, arguments, v any) error
 	return nil
 }
 
-// configuration is the launch.json of the demo.
-func configuration(pid int, program string) map[string]any {
-	return map[string]any{
-		"type": "stepin", "request": "launch", "name": "orders, in its pod's place",
-		"target":   fmt.Sprintf("local/%d", pid),
-		"debugger": map[string]any{"type": "go", "program": program},
-		"incoming": map[string]any{"mode": "steal", "ports": []int{int(service.Port())}},
-	}
-}
-
 // launch is what an editor does at F5: it returns when the debuggee runs.
-func (e *editor) launch(ctx context.Context, configuration map[string]any, file string, line int) error {
+func (e *editor) launch(ctx context.Context, configuration json.RawMessage, file string, line int) error {
 	if err := e.do(ctx, "initialize", map[string]any{"adapterID": "stepin", "clientID": "stepin demo", "linesStartAt1": true, "columnsStartAt1": true, "pathFormat": "path"}, nil); err != nil {
 		return err
 	}

@@ -2,8 +2,8 @@ package demo
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
+	"strconv"
 	"time"
 )
 
@@ -12,21 +12,10 @@ const askEvery = 2 * time.Second
 
 // stay keeps the pod for the reader's own editor until ctx ends, while the customer goes on asking.
 func (d *demo) stay(ctx context.Context) error {
-	text, err := json.MarshalIndent(configuration(d.pod.MainPID(), d.source()), "   ", "  ")
-	if err != nil {
-		return fmt.Errorf("demo: writing the configuration: %w", err)
-	}
-	fmt.Fprintf(d.Out, `
-%s
-   Open %s in your editor, set a breakpoint in order(), and start this:
-
-   %s
-
-   The editor starts "%s dap" for it, or connects to "%s dap --listen 127.0.0.1:4711":
-   with "debugServer": 4711 in the configuration VS Code does that, once it has an extension for the type stepin.
-
-%s
-`, d.story.style(bold, "The pod stays until Ctrl-C. Your turn"), d.source(), text, d.self(), d.self(),
+	pid := strconv.Itoa(d.pod.MainPID())
+	fmt.Fprintf(d.Out, "\n%s\n   Open %s in your editor, set a breakpoint in order(), and start this:\n\n%s\n%s\n\n%s\n",
+		d.story.style(bold, "The pod stays until Ctrl-C. Your turn"), d.source(),
+		d.story.style(green, launchJSON(pid, d.source())), howToStart(d.self()),
 		d.story.style(bold, fmt.Sprintf("The customer asks every %v", askEvery)))
 	for {
 		begin := time.Now()

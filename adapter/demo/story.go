@@ -66,12 +66,12 @@ func (s *story) say(text string) { fmt.Fprintln(s.out, text) }
 
 // line prints a thing and what there is to say of it.
 func (s *story) line(name, text string) {
-	fmt.Fprintf(s.out, "   %s %s\n", s.style(dim, fmt.Sprintf("%-9s", name)), text)
+	fmt.Fprintf(s.out, "   %s %s\n", s.style(dim, fmt.Sprintf("%-10s", name)), text)
 }
 
 // answer prints what a caller got.
 func (s *story) answer(text string) {
-	fmt.Fprintf(s.out, "   %s %s\n", s.style(dim, fmt.Sprintf("%-9s", "answer")), s.style(green, text))
+	fmt.Fprintf(s.out, "   %s %s\n", s.style(dim, fmt.Sprintf("%-10s", "answer")), s.style(green, text))
 }
 
 // code prints the lines around line, which is marked.
@@ -98,14 +98,34 @@ func (s *story) variable(name, value, origin string) {
 
 // tryIt tells what to do next.
 func (s *story) tryIt(stepin string) {
+	fmt.Fprintf(s.out, "\n%s\n", s.style(bold, "That was all of it, in "+since(s.begin)+". The pod, its network and its files are gone."))
 	fmt.Fprintf(s.out, `
 %s
+   %[2]s demo --stay      keeps the pod, for your own editor
+   %[2]s exec --help      runs a command in a pod's place, without a debugger
+   %[2]s doctor           says what works on this machine
+
+   A pod is any process in namespaces of its own: a container's, by its process id on this machine. launch.json:
 
 %s
-   %s demo --stay     keeps the pod and prints the launch configuration for it
-   %s dap             is the adapter: any editor that speaks DAP starts it
-   %s exec --help     runs a command in a pod's place, without a debugger
-   %s doctor          says what works on this machine
-`, s.style(bold, "That was all of it, in "+since(s.begin)+". The pod, its network and its files are gone."), s.style(bold, "Try it yourself"),
-		stepin, stepin, stepin, stepin)
+%s
+`, s.style(bold, "Try it yourself"), stepin, s.style(green, launchJSON("PID", "${workspaceFolder}")), howToStart(stepin))
+}
+
+// launchJSON is the launch configuration as a person writes it.
+func launchJSON(pid, program string) string {
+	return fmt.Sprintf(`   {
+     "type": "stepin", "request": "launch", "name": "orders, in its pod's place",
+     "target": "local/%s",
+     "debugger": { "type": "go", "program": %q },
+     "incoming": { "mode": "steal", "ports": [%d] }
+   }`, pid, program, service.Port())
+}
+
+// howToStart says how an editor comes to the adapter.
+func howToStart(stepin string) string {
+	return fmt.Sprintf(`
+   An editor that speaks DAP starts "%[1]s dap" for it. VS Code wants an extension that
+   brings the type. Whoever has one, or another client, may also connect to an adapter that
+   runs: "debugServer": 4711 and %[1]s dap --listen 127.0.0.1:4711`, stepin)
 }
