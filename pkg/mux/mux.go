@@ -285,7 +285,7 @@ func (c *Conn) readControl() {
 			var r wire.Reset
 			if wire.Decode(body, &r) == nil {
 				if s := c.stream(r.Stream); s != nil {
-					s.cancel(wire.Errno(r.Errno))
+					s.resetAfter(wire.Errno(r.Errno), r.After)
 				}
 			}
 		case wire.KindBye:

@@ -127,6 +127,42 @@ func TestResetCarriesItsErrno(t *testing.T) {
 	}
 }
 
+// What was written before a reset is read before it, although the reset goes by another way; a reader that never comes
+// for it learns of the reset all the same.
+func TestResetComesAfterBytes(t *testing.T) {
+	session, _ := pair(t, Config{}, func(r *Request) {
+		s, err := r.Accept(nil)
+		if err != nil {
+			return
+		}
+		for range 3 {
+			_, _ = s.Write(bytes.Repeat([]byte("x"), 4<<10))
+		}
+		s.Reset(syscall.ECONNRESET)
+	})
+	for range 50 {
+		s, err := session.Open(t.Context(), wire.KindDial, wire.Dial{}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(s)
+		if len(b) != 3*4<<10 || !errors.Is(err, syscall.ECONNRESET) {
+			t.Fatalf("%d bytes, then %v", len(b), err)
+		}
+		s.Close()
+	}
+	s, err := session.Open(t.Context(), wire.KindDial, wire.Dial{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	select {
+	case <-s.Context().Done():
+	case <-time.After(10 * resetPatience):
+		t.Fatal("a reader that stands still does not learn of the reset")
+	}
+}
+
 func TestWriteToAClosedReader(t *testing.T) {
 	session, _ := pair(t, Config{}, func(r *Request) {
 		s, _ := r.Accept(nil)

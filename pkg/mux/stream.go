@@ -25,7 +25,21 @@ type Stream struct {
 	closed atomic.Bool
 	sent   atomic.Bool // CloseWrite was called
 	reset  atomic.Bool // Reset was called
+
+	wrote  atomic.Uint64             // bytes
+	passed atomic.Uint64             // bytes that Read returned and its caller has dealt with
+	late   atomic.Pointer[lateReset] // the peer's reset, while there are bytes before it
 }
+
+// lateReset is a reset that has overtaken bytes of its stream: it goes by the control stream.
+type lateReset struct {
+	errno syscall.Errno
+	after uint64 // bytes
+}
+
+// resetPatience is how long a reader may take to read what came before a reset. The other direction is of no use by
+// then, so a reader that stands still learns of it all the same.
+const resetPatience = time.Second
 
 // ID is the stream's number, the same on both sides.
 func (s *Stream) ID() uint32 { return s.ys.StreamID() }
@@ -43,6 +57,9 @@ func (s *Stream) Readable() error {
 // on. A reset by the peer is returned as its errno, the end of the channel as ErrLost.
 func (s *Stream) Read(p []byte) (int, error) {
 	s.settle()
+	if l := s.late.Load(); l != nil && s.passed.Load() >= l.after {
+		s.cancel(l.errno)
+	}
 	n, err := s.ys.Read(p)
 	s.owed = n
 	if cause := context.Cause(s.ctx); cause != nil && err != nil {
@@ -60,6 +77,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 func (s *Stream) settle() {
 	if s.owed > 0 {
 		s.c.flow.owe(s.ID(), uint32(s.owed))
+		s.passed.Add(uint64(s.owed))
 		s.owed = 0
 	}
 }
@@ -99,6 +117,7 @@ func (s *Stream) Release(n int) { s.window.release(n) }
 
 func (s *Stream) writeReserved(p []byte) (int, error) {
 	n, err := s.ys.Write(p)
+	s.wrote.Add(uint64(n))
 	if err != nil {
 		if cause := context.Cause(s.ctx); cause != nil {
 			return n, cause
@@ -154,14 +173,29 @@ func (s *Stream) drain() {
 	_ = s.CloseWrite()
 }
 
-// Reset ends the stream the hard way: the peer's next Read or Write returns errno.
+// Reset ends the stream the hard way: when the peer has read what was written here before, but soon, its Read and
+// Write return errno.
 func (s *Stream) Reset(errno syscall.Errno) {
 	if s.closed.Load() {
 		return
 	}
 	s.reset.Store(true)
-	_ = s.c.Send(wire.KindReset, wire.Reset{Stream: s.ID(), Errno: uint16(errno)})
+	_ = s.c.Send(wire.KindReset, wire.Reset{Stream: s.ID(), Errno: uint16(errno), After: s.wrote.Load()})
 	s.cancel(errno)
+}
+
+// resetAfter ends the stream once its reader has dealt with so many bytes, and after resetPatience in any case.
+func (s *Stream) resetAfter(errno syscall.Errno, after uint64) {
+	s.late.Store(&lateReset{errno, after}) // before the look at passed: either it or the reader sees the other's word
+	if s.passed.Load() >= after {
+		s.cancel(errno)
+		return
+	}
+	time.AfterFunc(resetPatience, func() {
+		if !s.closed.Load() {
+			s.cancel(errno)
+		}
+	})
 }
 
 // cancel makes everything that waits on the stream return cause.

@@ -191,10 +191,11 @@ type Attach struct {
 	Debugger string `json:"debugger"`
 }
 
-// Reset ends a stream the hard way, as a TCP reset does.
+// Reset ends a stream the hard way, as a TCP reset does: after the bytes that its sender has written before.
 type Reset struct {
 	Stream uint32 `json:"stream"`
 	Errno  uint16 `json:"errno"`
+	After  uint64 `json:"after,omitempty"` // so many bytes behind the header or the reply
 }
 
 // State tells whether the debuggee stands at a breakpoint.

@@ -47,6 +47,7 @@ func vectors() []struct {
 		{"heartbeat", KindHeartbeat, &struct{}{}},
 		{"credit", KindCredit, Credit{{Stream: 3, Bytes: 65536}, {Stream: 5, Bytes: 1}}},
 		{"reset", KindReset, &Reset{Stream: 3, Errno: uint16(syscall.ECONNRESET)}},
+		{"reset-after", KindReset, &Reset{Stream: 3, Errno: uint16(syscall.ECONNRESET), After: 65537}},
 		{"paused", KindState, &State{Paused: true}},
 		{"running", KindState, &State{}},
 		{"notice", KindNotice, &Notice{Text: "one line"}},
