@@ -66,7 +66,7 @@ func hasIPv6() bool {
 func (w *warden) sysctls(ipv6 bool) {
 	set := [][2]string{
 		{"ipv4/ip_forward", "1"},                                                   // the outside is a router, so that its routes can answer with ICMP
-		{"ipv4/icmp_ratelimit", "0"},                                               // ms between two: a test asks often
+		{"ipv4/icmp_ratemask", "0"},                                                // none is rationed: a test asks often
 		{"ipv4/ip_unprivileged_port_start", "0"}, {"ipv4/conf/all/rp_filter", "0"}, // as container runtimes do
 	}
 	if ipv6 {
