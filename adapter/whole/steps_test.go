@@ -3,7 +3,9 @@ package whole
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,9 +32,20 @@ func steps(t *testing.T, p *podlet.Pod, configuration map[string]any, env []stri
 	if len(argv) == 0 {
 		argv = []string{program(t, "steps")}
 	}
+	cmd := command(t, p, configuration, argv...)
+	cmd.Env = append(os.Environ(), env...)
+	return started(t, cmd)
+}
+
+// started starts a command that takes steps.
+func started(t *testing.T, cmd *exec.Cmd) *stepper {
+	t.Helper()
 	dir := t.TempDir()
-	s := &stepper{t: t, cmd: command(t, p, configuration, argv...), stderr: filepath.Join(dir, "stderr"), trace: filepath.Join(dir, "trace")}
-	s.cmd.Env = append(os.Environ(), append([]string{traceEnv + "=" + s.trace}, env...)...)
+	s := &stepper{t: t, cmd: cmd, stderr: filepath.Join(dir, "stderr"), trace: filepath.Join(dir, "trace")}
+	if cmd.Env == nil {
+		cmd.Env = os.Environ()
+	}
+	cmd.Env = append(cmd.Env, traceEnv+"="+s.trace)
 	errs, err := os.Create(s.stderr)
 	if err != nil {
 		t.Fatal(err)
@@ -114,6 +127,9 @@ func (a act) String() string { return a.Op + " " + a.What }
 func acts(t *testing.T, trace string, from int) []act {
 	t.Helper()
 	b, err := os.ReadFile(trace)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the session has not begun
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
