@@ -29,6 +29,7 @@ type socketInfo struct {
 // Sizes and numbers of linux/sock_diag.h and linux/inet_diag.h that x/sys lacks.
 const (
 	sockDiagByFamily  = 20
+	sockDestroy       = 21 // SOCK_DESTROY
 	inetDiagReqSize   = 56 // struct inet_diag_req_v2
 	inetDiagMsgSize   = 72 // struct inet_diag_msg
 	inetDiagSKV6Only  = 11 // INET_DIAG_SKV6ONLY, an attribute of one byte
@@ -135,6 +136,23 @@ func (n *Namespaces) Listeners() ([]Listener, error) {
 		}
 	}
 	return all, nil
+}
+
+// Destroy resets the TCP connection inside with these addresses, local being the address of the end that is destroyed; the
+// other end reads ECONNRESET. The kernel has it by CONFIG_INET_DIAG_DESTROY, else it is EOPNOTSUPP; no such connection: ENOENT.
+func (n *Namespaces) Destroy(local, remote netip.AddrPort) error {
+	family := uint8(unix.AF_INET)
+	if local.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	errs, err := n.diag.do(request{sockDestroy, 0, diagRequest(family, unix.IPPROTO_TCP, allSocketStates, local, remote)})
+	if err == nil {
+		err = errs[0]
+	}
+	if err != nil {
+		return fmt.Errorf("namespaces: ending the connection from %v to %v: %w", local, remote, err)
+	}
+	return nil
 }
 
 // ErrNoOwner says that no process inside has the socket: it has closed it meanwhile.

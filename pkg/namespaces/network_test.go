@@ -154,6 +154,40 @@ func TestTransparent(t *testing.T) {
 	}
 }
 
+// A client's address and port come again while the connection before is still open here; it makes room when told to.
+func TestTransparentAgainWhileOpen(t *testing.T) {
+	n := start(t, networkPlan(t), pod(t, nil))
+	spawn(t, n, "listen", "tcp", ":8080")
+	ownTCP(t, n, 8080)
+	for _, c := range [][2]netip.AddrPort{
+		{netip.AddrPortFrom(client4, 40000), netip.AddrPortFrom(pod4, 8080)},
+		{netip.AddrPortFrom(client6, 40000), netip.AddrPortFrom(pod6, 8080)},
+	} {
+		old, _, err := transparent(t, n, c[0], c[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer old.Close()
+		if _, _, err := transparent(t, n, c[0], c[1]); !errors.Is(err, unix.EADDRNOTAVAIL) {
+			t.Errorf("%v a second time: %v", c[0], err)
+		}
+		if err := n.Destroy(c[0], c[1]); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := old.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNABORTED) {
+			t.Errorf("the first connection of %v: %v", c[0], err)
+		}
+		again, _, err := transparent(t, n, c[0], c[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		again.Close()
+		if err := n.Destroy(netip.AddrPortFrom(c[0].Addr(), 40001), c[1]); !errors.Is(err, unix.ENOENT) {
+			t.Errorf("ending what is not there: %v", err)
+		}
+	}
+}
+
 // The listener closes first: its end is in TIME_WAIT when the client comes again.
 func TestTransparentListenerClosesFirst(t *testing.T) {
 	n := start(t, networkPlan(t), pod(t, nil))

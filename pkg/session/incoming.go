@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -61,12 +62,21 @@ func (s *Session) serveIncoming(r *mux.Request) {
 	s.relays.Relay(stream, mux.TCP{TCPConn: conn})
 }
 
-// deliver connects to the debuggee's listener from the client's address, by a socket made inside the namespaces.
+// deliver connects to the debuggee's listener from the client's address, by a socket made inside the namespaces. The
+// client may have used its port for a connection that has not ended here yet: that one is dead, or its kernel would not
+// have used the port again. Where the port stays taken, another one of the client's address is better than no answer.
 func (s *Session) deliver(ctx context.Context, client, dst netip.AddrPort) (*net.TCPConn, error) {
 	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
 	conn, err := s.connectFrom(ctx, client, dst)
-	if client.Addr().IsLoopback() && (errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EADDRNOTAVAIL)) {
-		// A caller on loopback shares its address with the debuggee's own sockets: the port may be taken.
+	taken := func() bool { return errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EADDRINUSE) }
+	// The pod's own addresses are the debuggee's, too: there the port may be that of one of its own connections.
+	if taken() && !client.Addr().IsLoopback() && !slices.Contains(s.pod.Addrs, client.Addr()) {
+		if err := s.ns.Destroy(client, dst); err != nil {
+			s.log.Debug("a client's port again", "client", client, "err", err)
+		}
+		conn, err = s.connectFrom(ctx, client, dst)
+	}
+	if taken() {
 		conn, err = s.connectFrom(ctx, netip.AddrPortFrom(client.Addr(), 0), dst)
 	}
 	return conn, err
