@@ -37,7 +37,8 @@ func (w *warden) network() error {
 	if !ipv6 {
 		w.note("this kernel has no IPv6, and so the pod has none")
 	}
-	w.sysctls(ipv6)
+	w.sysctls(shape(ipv6))
+	w.sysctls(again)
 	wire := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: insideName, PeerNamespace: netlink.NsFd(pod)}
 	wire.Name = outsideName
 	if err := netlink.LinkAdd(wire); err != nil {
@@ -47,7 +48,7 @@ func (w *warden) network() error {
 		return err
 	}
 	return w.inside.do(func() error {
-		w.sysctls(ipv6)
+		w.sysctls(shape(ipv6))
 		return w.insideEnd(ipv6)
 	})
 }
@@ -62,8 +63,12 @@ func hasIPv6() bool {
 	return true
 }
 
-// sysctls shapes the calling thread's network. Where /proc/sys is read-only (containers), what cannot be set is noted.
-func (w *warden) sysctls(ipv6 bool) {
+// again lets a client of the outside take the port of a connection that it has just closed (ip-sysctl, tcp_tw_reuse; the
+// delay of 1 s before is to be had shorter since kernel 6.14), as many clients behind one address do.
+var again = [][2]string{{"ipv4/tcp_tw_reuse", "1"}, {"ipv4/tcp_tw_reuse_delay", "1"}}
+
+// shape is what both networks need.
+func shape(ipv6 bool) [][2]string {
 	set := [][2]string{
 		{"ipv4/ip_forward", "1"},                                                   // the outside is a router, so that its routes can answer with ICMP
 		{"ipv4/icmp_ratemask", "0"},                                                // none is rationed: a test asks often
@@ -74,6 +79,11 @@ func (w *warden) sysctls(ipv6 bool) {
 			[2]string{"ipv6/conf/default/disable_ipv6", "0"}, [2]string{"ipv6/conf/default/accept_dad", "0"},
 			[2]string{"ipv6/conf/all/forwarding", "1"}, [2]string{"ipv6/icmp/ratelimit", "0"})
 	}
+	return set
+}
+
+// sysctls shapes the calling thread's network. Where /proc/sys is read-only (containers), what cannot be set is noted.
+func (w *warden) sysctls(set [][2]string) {
 	for _, kv := range set {
 		err := os.WriteFile("/proc/sys/net/"+kv[0], []byte(kv[1]), 0)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
