@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -27,8 +28,18 @@ type exitStatus int
 
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
+const (
+	// heapPercent lets the garbage collector run early, and heapLimit more so when much is held: what a thousand stalled
+	// flows hold must not be doubled by garbage, on a machine that also runs an editor and a compiler. It is a wish, not
+	// a bound: where more is live it only costs time.
+	heapPercent = 50
+	heapLimit   = 64 << 20
+)
+
 // Main runs the command line and returns the exit status. An empty version is looked up in the binary.
 func Main(version string, args []string) int {
+	debug.SetGCPercent(heapPercent)
+	debug.SetMemoryLimit(heapLimit)
 	root := New(version, os.Stdout, os.Stderr)
 	root.SetArgs(args)
 	return Status(root.ExecuteContext(context.Background()), os.Stderr)

@@ -12,18 +12,20 @@ import (
 // Flow control. yamux has a window a stream and no limit over all of them: 200 stalled streams with windows of 4 MiB
 // held 1.6 GiB at the receiver (measured). So the sender keeps what is under way, that is written here and not yet
 // passed on by the peer, within a budget, and each stream within a window of its own. A window begins small and
-// doubles while its stream is both limited by it and drained by the peer, up to an equal share of the budget; a
-// stalled stream never grows.
+// doubles while its stream is both limited by it and drained by the peer; a stalled stream never grows. So it is the
+// streams that move that share the budget, however many stand still.
 const (
-	// Budget is the default for the bytes under way over all streams of one direction.
-	Budget = 32 << 20
+	// Budget is the default for the bytes under way over all streams of one direction. Memory is at least twice that,
+	// since yamux's buffers double as they grow: with 32 MiB under way a thousand stalled flows cost the session 150 MiB
+	// (measured). 8 MiB still fill 40 MB/s over a round trip of 200 ms.
+	Budget = 8 << 20
 	// maxWindow lets one flow alone run at about 80 MB/s over a round trip of 50 ms.
 	maxWindow = 4 << 20
 	// firstWindow is enough for the requests and answers that most flows are.
 	firstWindow = 32 << 10
 	// minWindow is what a stream may always have under way, whatever the budget: no flow is harmed by others that
-	// stand still. With maxStreams stalled ones it adds 64 MiB.
-	minWindow = 8 << 10
+	// stand still. With maxStreams stalled ones it adds 32 MiB.
+	minWindow = 4 << 10
 	// creditStep is how many passed-on bytes are worth a message: half of the smallest window.
 	creditStep = minWindow / 2
 	// allOfIt in a Grant says that the receiver has closed the stream: nothing of it is under way any more, and
@@ -81,16 +83,23 @@ func (f *flowControl) close() {
 	f.wakeAll()
 }
 
-// share is the largest window a stream may have now. Half the budget, so that the streams that come next find room.
-func (f *flowControl) share() int {
-	return min(maxWindow, max(minWindow, f.budget/2/(f.active+1)))
+// first is the window of a stream that has never been drained: small where many have bytes under way, since most of
+// those that stand still do so from the start.
+func (f *flowControl) first() int {
+	const share = 16 // of the budget, for those that may never be drained; yamux holds twice what is under way
+	return min(firstWindow, max(minWindow, f.budget/share/(f.active+1)))
 }
 
-// room is how much w may send now.
+// room is how much w may send now: what is left of its window, and, beyond minWindow, at most half of what is left of
+// the budget, so that the streams that come next find room.
 func (f *flowControl) room(w *window) int {
-	own := min(w.size, f.share()) - w.underWay
-	if all := f.budget - f.total; own > all {
-		own = max(all, minWindow-w.underWay)
+	size := w.size
+	if size <= firstWindow {
+		size = min(size, f.first())
+	}
+	own := size - w.underWay
+	if left := (f.budget - f.total) / 2; own > left {
+		own = max(left, minWindow-w.underWay)
 	}
 	return own
 }

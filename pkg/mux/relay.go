@@ -28,7 +28,7 @@ type End interface {
 const (
 	largeBuffer = 64 << 10
 	smallBuffer = 4 << 10
-	manyFlows   = 64 // from here on small buffers; 64 large ones are 4 MiB
+	manyFlows   = 16 // from here on small buffers; 16 large ones are 1 MiB
 )
 
 // Relays counts and serves the relays of one process. The zero value is ready.

@@ -15,7 +15,7 @@ func TestIsHostProgram(t *testing.T) {
 	}{
 		{"/usr/local/go/bin/go build ./...", true},
 		{"/usr/local/go/pkg/tool/linux_amd64/compile -p main", true},
-		{"/root/go/pkg/mod/golang.org/toolchain@v0.0.1-go1.26.0.linux-amd64/pkg/tool/linux_amd64/link", true},
+		{"/home/dev/go/pkg/mod/golang.org/toolchain@v0.0.1-go1.26.0.linux-amd64/pkg/tool/linux_amd64/link", true},
 		{"/srv/compile", false}, {"/srv/link", false}, // services may be called so
 		{"/home/me/go/bin/dlv exec /x", true}, {"/home/me/go/bin/gopls", true},
 		{"/usr/bin/git fetch", true}, {"/usr/lib/git-core/git-remote-https origin", true}, {"/srv/gitea", false},
