@@ -5,8 +5,8 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/stepin-dev/stepin/agent/names"
 	"github.com/stepin-dev/stepin/pkg/mux"
+	"github.com/stepin-dev/stepin/pkg/resolv"
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
@@ -14,15 +14,15 @@ import (
 type resolver struct {
 	mu   sync.Mutex
 	raw  []byte
-	conf names.Conf
+	conf resolv.Conf
 }
 
-func (r *resolver) current() names.Conf {
+func (r *resolver) current() resolv.Conf {
 	raw, _ := readConf() // without one the library asks this machine's, and so do we
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.raw == nil || !bytes.Equal(raw, r.raw) {
-		r.raw, r.conf = append([]byte{}, raw...), names.ParseConf(raw)
+		r.raw, r.conf = append([]byte{}, raw...), resolv.ParseConf(raw)
 	}
 	return r.conf
 }
@@ -46,7 +46,7 @@ func (c *Child) lookup(r *mux.Request) {
 	answers := make([]chan []byte, len(l.Queries))
 	for i, q := range l.Queries {
 		answers[i] = make(chan []byte, 1)
-		what, err := names.Describe(q)
+		what, err := resolv.Describe(q)
 		if err != nil {
 			answers[i] <- wire.AppendErrno(nil, syscall.EINVAL)
 			continue

@@ -222,62 +222,6 @@ func TestTruncation(t *testing.T) {
 	a.Close()
 }
 
-// TestClient asks a real server on loopback, over UDP and then, told so, over TCP.
-func TestClient(t *testing.T) {
-	z := &zone{addrs: map[string]string{"a.test.": "192.0.2.1"}}
-	u, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer u.Close()
-	l, err := net.Listen("tcp", u.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		buf := make([]byte, 2000)
-		for {
-			n, from, err := u.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			var m dnsmessage.Message
-			_ = m.Unpack(buf[:n])
-			m.Response, m.Truncated = true, true
-			b, _ := m.Pack()
-			u.WriteTo([]byte{1, 2, 3}, from)                    // noise
-			u.WriteTo(append([]byte{b[0] ^ 1}, b[1:]...), from) // another id: a forgery
-			u.WriteTo(b, from)
-		}
-	}()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				_ = New(Config{Pod: z.exchange}).ServeTCP(context.Background(), c)
-			}()
-		}
-	}()
-	port := u.LocalAddr().(*net.UDPAddr).AddrPort().Port()
-	client := &Client{Port: port, Servers: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("127.0.0.1")} }}
-	r := New(Config{Pod: client.Exchange})
-	if m, _ := ask(t, r, "a.test.", dnsmessage.TypeA); len(m.Answers) != 1 {
-		t.Error(m)
-	}
-}
-
-func TestParseConf(t *testing.T) {
-	c := ParseConf("# c\nnameserver 10.96.0.10\nnameserver x\nnameserver fd00::a\nsearch a.b c.d\noptions timeout:2 ndots:5\nnameserver 1.1.1.1\nnameserver 2.2.2.2\n")
-	if len(c.Servers) != 3 || c.Servers[1] != netip.MustParseAddr("fd00::a") || c.Ndots != 5 || len(c.Search) != 2 {
-		t.Errorf("%+v", c)
-	}
-}
-
 func FuzzResolve(f *testing.F) {
 	q := dnsmessage.Message{Questions: []dnsmessage.Question{{Name: dnsmessage.MustNewName("a.test."), Type: dnsmessage.TypeA, Class: 1}}}
 	raw, _ := q.Pack()
@@ -295,9 +239,4 @@ func FuzzResolve(f *testing.F) {
 			}
 		}
 	})
-}
-
-func FuzzParseConf(f *testing.F) {
-	f.Add("nameserver 1.1.1.1\noptions ndots:5\n")
-	f.Fuzz(func(_ *testing.T, text string) { ParseConf(text) })
 }

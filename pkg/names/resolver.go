@@ -9,8 +9,6 @@ import (
 	"errors"
 	"io"
 	"net/netip"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -225,42 +223,4 @@ func (r *Resolver) ServeTCP(ctx context.Context, c io.ReadWriter) error {
 			return err
 		}
 	}
-}
-
-// Conf is what a resolv.conf says (resolv.conf(5)).
-type Conf struct {
-	Servers []netip.Addr
-	Search  []string
-	Ndots   int
-}
-
-// ParseConf reads a resolv.conf. Lines it does not understand are skipped, as libc does.
-func ParseConf(text string) Conf {
-	c := Conf{Ndots: 1}
-	for line := range strings.Lines(text) {
-		f := strings.Fields(line)
-		if len(f) < 2 || strings.HasPrefix(f[0], "#") || strings.HasPrefix(f[0], ";") {
-			continue
-		}
-		switch f[0] {
-		case "nameserver":
-			const maxServers = 3 // MAXNS
-			if a, err := netip.ParseAddr(f[1]); err == nil && len(c.Servers) < maxServers {
-				c.Servers = append(c.Servers, a)
-			}
-		case "domain":
-			c.Search = f[1:2]
-		case "search":
-			c.Search = slices.Clone(f[1:])
-		case "options":
-			for _, o := range f[1:] {
-				if v, ok := strings.CutPrefix(o, "ndots:"); ok {
-					if n, err := strconv.Atoi(v); err == nil {
-						c.Ndots = min(max(n, 0), 15)
-					}
-				}
-			}
-		}
-	}
-	return c
 }

@@ -249,5 +249,5 @@ func (s *Session) isResolver(dst netip.AddrPort) bool {
 
 // isHostResolver says whether dst is one of the developer's own name servers, and names are theirs to resolve.
 func (s *Session) isHostResolver(dst netip.AddrPort) bool {
-	return !s.config.DNS && dst.Port() == dnsPort && slices.Contains(hostServers(), dst.Addr())
+	return !s.config.DNS && dst.Port() == dnsPort && slices.Contains(hostConf().Servers, dst.Addr())
 }

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net/netip"
 	"os"
 	"os/exec"
 	"os/user"
@@ -31,6 +30,7 @@ import (
 	"github.com/stepin-dev/stepin/pkg/netstack"
 	"github.com/stepin-dev/stepin/pkg/podfs"
 	"github.com/stepin-dev/stepin/pkg/policy"
+	"github.com/stepin-dev/stepin/pkg/resolv"
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
@@ -82,7 +82,7 @@ type Session struct {
 	outgoing *policy.Outgoing
 	plan     policy.FilesPlan
 	pod      wire.Pod
-	conf     names.Conf
+	conf     resolv.Conf // the pod's
 	envFile  map[string]string
 
 	link      *link
@@ -260,13 +260,12 @@ func (s *Session) describe(ctx context.Context) error {
 	if err := decodeAll(stream, wire.MaxPod, &s.pod); err != nil {
 		return fail.Wrap(fail.AgentLost, err, "", "reading what the agent says about the pod")
 	}
-	s.conf = names.ParseConf(s.pod.Resolver)
+	s.conf = resolv.ParseConf([]byte(s.pod.Resolver))
 	side := func(name string) bool {
 		v := s.outgoing.Name(name)
 		return v.Where != policy.Host
 	}
-	host := &names.Client{Servers: hostServers}
-	s.names = names.New(names.Config{Pod: s.lookup, Host: host.Exchange, Side: side, Search: s.conf.Search})
+	s.names = names.New(names.Config{Pod: s.lookup, Host: hostLookup, Side: side, Search: s.conf.Search})
 	return nil
 }
 
@@ -494,13 +493,4 @@ func (s *Session) isHostProgram(pid int) bool {
 	}
 	args := strings.Split(strings.TrimSuffix(string(raw), "\x00"), "\x00")
 	return policy.IsHostProgram(exe, args, s.config.HostPrograms)
-}
-
-// hostServers are the developer's own name servers.
-func hostServers() []netip.Addr {
-	text, err := os.ReadFile("/etc/resolv.conf")
-	if err != nil {
-		return nil
-	}
-	return slices.Clone(names.ParseConf(string(text)).Servers)
 }

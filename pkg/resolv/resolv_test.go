@@ -1,4 +1,4 @@
-package names
+package resolv
 
 import (
 	"context"
@@ -15,14 +15,14 @@ import (
 func TestParseConf(t *testing.T) {
 	local := netip.MustParseAddr("127.0.0.1")
 	for in, want := range map[string]Conf{
-		"": {[]netip.Addr{local}, 5 * time.Second, 2, false},
-		"nameserver 10.0.0.10\nsearch a b\noptions ndots:5 timeout:2 attempts:3 use-vc\n": {[]netip.Addr{netip.MustParseAddr("10.0.0.10")}, 2 * time.Second, 3, true},
+		"": {Servers: []netip.Addr{local}, Timeout: 5 * time.Second, Tries: 2},
+		"nameserver 10.0.0.10\nsearch a b\noptions ndots:5 timeout:2 attempts:3 use-vc\n": {Servers: []netip.Addr{netip.MustParseAddr("10.0.0.10")}, Search: []string{"a", "b"}, Timeout: 2 * time.Second, Tries: 3, TCP: true},
 		"nameserver ::1\n nameserver fe80::1%eth0\nnameserver x\nnameserver 1.1.1.1\nnameserver 2.2.2.2\noptions timeout:9999999999 attempts:-1 timeout:77 attempts:99": {
-			[]netip.Addr{netip.MustParseAddr("::1"), netip.MustParseAddr("fe80::1%eth0"), netip.MustParseAddr("1.1.1.1")}, 30 * time.Second, 5, false},
-		"#nameserver 1.1.1.1\n;nameserver 1.1.1.1\nnameserver\noptions timeout:0": {[]netip.Addr{local}, 5 * time.Second, 2, false},
+			Servers: []netip.Addr{netip.MustParseAddr("::1"), netip.MustParseAddr("fe80::1%eth0"), netip.MustParseAddr("1.1.1.1")}, Timeout: 30 * time.Second, Tries: 5},
+		"#nameserver 1.1.1.1\n;nameserver 1.1.1.1\nnameserver\noptions timeout:0": {Servers: []netip.Addr{local}, Timeout: 5 * time.Second, Tries: 2},
 	} {
 		got := ParseConf([]byte(in))
-		if !slices.Equal(got.Servers, want.Servers) || got.Timeout != want.Timeout || got.Tries != want.Tries || got.TCP != want.TCP {
+		if !slices.Equal(got.Servers, want.Servers) || !slices.Equal(got.Search, want.Search) || got.Timeout != want.Timeout || got.Tries != want.Tries || got.TCP != want.TCP {
 			t.Errorf("%q: %+v, want %+v", in, got, want)
 		}
 	}

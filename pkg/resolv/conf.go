@@ -1,7 +1,7 @@
-// Package names asks the pod's own resolver: the name servers of its resolv.conf, over UDP and, where an answer is cut
-// short, TCP. It carries questions and answers as they are; it must never make up an answer, and knows no search list:
-// that is the session's.
-package names
+// Package resolv reads a resolv.conf and asks its name servers, over UDP and, where an answer is cut short, TCP: the
+// pod's for the agent, the developer's for the session. It carries questions and answers as they are; it must never
+// make up an answer, and does not walk the search list: that is for who asks.
+package resolv
 
 import (
 	"bytes"
@@ -21,9 +21,10 @@ const (
 	port           = 53
 )
 
-// Conf is what of a resolv.conf concerns asking.
+// Conf is what a resolv.conf says, as far as it concerns us.
 type Conf struct {
 	Servers []netip.Addr
+	Search  []string      // of the last search or domain line
 	Timeout time.Duration // of one question to one server
 	Tries   int           // how often all servers are asked
 	TCP     bool          // use-vc
@@ -43,6 +44,10 @@ func ParseConf(b []byte) Conf {
 			if a, err := netip.ParseAddr(fields[1]); err == nil && len(c.Servers) < maxServers {
 				c.Servers = append(c.Servers, a.Unmap())
 			}
+		case "domain":
+			c.Search = fields[1:2]
+		case "search":
+			c.Search = fields[1:]
 		case "options":
 			for _, o := range fields[1:] {
 				c.option(o)

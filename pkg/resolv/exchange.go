@@ -1,4 +1,4 @@
-package names
+package resolv
 
 import (
 	"context"
@@ -21,7 +21,7 @@ const (
 )
 
 // errMismatch is an answer to another question, which must not end the wait for the right one.
-var errMismatch = errors.New("names: answer to another question")
+var errMismatch = errors.New("resolv: answer to another question")
 
 // Describe returns a question's name and type for the agent's list; the error says that it is none.
 func Describe(query []byte) (string, error) {
@@ -35,10 +35,10 @@ func Describe(query []byte) (string, error) {
 func question(b []byte) (h dnsmessage.Header, q dnsmessage.Question, err error) {
 	var p dnsmessage.Parser
 	if h, err = p.Start(b); err != nil {
-		return h, q, fmt.Errorf("names: %v", err)
+		return h, q, fmt.Errorf("resolv: %v", err)
 	}
 	if q, err = p.Question(); err != nil {
-		return h, q, fmt.Errorf("names: %v", err)
+		return h, q, fmt.Errorf("resolv: %v", err)
 	}
 	return h, q, nil
 }
