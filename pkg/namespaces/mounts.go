@@ -44,6 +44,11 @@ func (h *holder) files() error {
 	if err := b.directory("/"); err != nil {
 		return err
 	}
+	for _, p := range h.plan.Blank {
+		if err := b.blank(p); err != nil {
+			return err
+		}
+	}
 	return pivot(root)
 }
 
@@ -309,12 +314,34 @@ func (b *builder) over(dir string) error {
 	return nil
 }
 
-// empty makes an empty thing like p, for hiding it.
+// blank mounts an empty file over a host's, which costs no new directories as hiding does. It comes off when somebody replaces the
+// file, which must not matter. What is covered or hidden is not the host's.
+func (b *builder) blank(path string) error {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return nil
+	}
+	for p := range b.want {
+		if p == path || below(path, p) {
+			return nil
+		}
+	}
+	if st, err := os.Lstat(b.root + path); err != nil || !st.Mode().IsRegular() {
+		return nil
+	}
+	if err := unix.Mount(b.empty(path), b.root+path, "", unix.MS_BIND, ""); err != nil {
+		return failedStep(stepRoot, err, "mount(%s, MS_BIND)", path)
+	}
+	b.h.mounts++
+	return nil
+}
+
+// empty makes an empty thing like p, for hiding it: in the session's directory, since what is in the new root cannot be bound.
 func (b *builder) empty(p string) string {
-	name := b.root + "/.empty-file"
+	name := filepath.Join(b.h.plan.Dir, "empty-file")
 	st, err := os.Lstat(p)
 	if err == nil && st.IsDir() {
-		name = b.root + "/.empty-directory"
+		name = filepath.Join(b.h.plan.Dir, "empty-directory")
 	}
 	b.place(name, err == nil && st.IsDir()) // it may be there from before
 	return name
@@ -338,8 +365,6 @@ func pivot(root string) error {
 		}
 		os.Remove("/" + name)
 	}
-	os.Remove("/.empty-file")
-	os.Remove("/.empty-directory")
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE, ""); err != nil { // no longer unbindable: a sandbox inside may want to bind it
 		return failedStep(stepRoot, err, "mount(/, MS_SLAVE)")
 	}

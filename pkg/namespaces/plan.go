@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -21,6 +22,7 @@ type Plan struct {
 	Addrs    []netip.Addr `json:"addrs,omitempty"`    // the pod's addresses; the first of each family is the default source
 	Cover    []string     `json:"cover,omitempty"`    // absolute paths to take from the FUSE tree, from the same path there
 	Hide     []string     `json:"hide,omitempty"`     // absolute host paths that are not to be seen
+	Blank    []string     `json:"blank,omitempty"`    // absolute host files that are empty inside, and so no programs
 	Dir      string       `json:"dir"`                // the session's private directory, 0700; removed when all has ended, whoever ended it
 	TunPath  string       `json:"tunPath,omitempty"`  // "" = /dev/net/tun
 	FusePath string       `json:"fusePath,omitempty"` // "" = /dev/fuse
@@ -43,15 +45,15 @@ func (p Plan) checked() (Plan, error) {
 	if len(p.Addrs) > maxAddrs {
 		return p, fmt.Errorf("namespaces: checking the plan: %d addresses, at most %d", len(p.Addrs), maxAddrs)
 	}
-	if len(p.Cover)+len(p.Hide) > maxPaths {
-		return p, fmt.Errorf("namespaces: checking the plan: %d paths, at most %d", len(p.Cover)+len(p.Hide), maxPaths)
+	if n := len(p.Cover) + len(p.Hide) + len(p.Blank); n > maxPaths {
+		return p, fmt.Errorf("namespaces: checking the plan: %d paths, at most %d", n, maxPaths)
 	}
 	for _, a := range p.Addrs {
 		if !a.IsValid() || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.Is4In6() || a.Zone() != "" {
 			return p, fmt.Errorf("namespaces: checking the plan: %v cannot be a pod's address", a)
 		}
 	}
-	for _, f := range append(append([]string{p.Dir, p.TunPath, p.FusePath}, p.Cover...), p.Hide...) {
+	for _, f := range slices.Concat([]string{p.Dir, p.TunPath, p.FusePath}, p.Cover, p.Hide, p.Blank) {
 		if !path.IsAbs(f) || path.Clean(f) != f || f == "/" || strings.ContainsRune(f, 0) {
 			return p, fmt.Errorf("namespaces: checking the plan: %q is not a clean absolute path below /", f)
 		}

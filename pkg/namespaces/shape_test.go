@@ -19,6 +19,14 @@ func TestShape(t *testing.T) {
 	p := plan(t)
 	p.Cover = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/data", "/data/a", "/etc/config", "/var/run/secrets/kubernetes.io/serviceaccount"}
 	p.Hide = []string{"/etc/passwd-", "/no/such/socket", "/etc/group"}
+	tool, link := filepath.Join(t.TempDir(), "tool"), filepath.Join(t.TempDir(), "link")
+	if err := os.WriteFile(tool, []byte("#!/bin/sh\necho ran\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(tool, link); err != nil {
+		t.Fatal(err)
+	}
+	p.Blank = []string{link, "/no/such/program", "/etc/resolv.conf"}
 	// A link in place of a covered path, and the way through a link (/var/run), are not the host's any more.
 	hosts, err := os.ReadFile("/etc/hosts")
 	if err != nil {
@@ -35,6 +43,7 @@ func TestShape(t *testing.T) {
 		{"through a link", "cat /run/secrets/kubernetes.io/serviceaccount/token", "T"},
 		{"what the pod lacks", "test -e /etc/hostname || echo none", "none"},
 		{"hidden", "test -e /etc/group || echo none", "none"},
+		{"blank", link + " 2>/dev/null || cat " + tool + " && echo empty", "empty"},
 		{"a host's file", "test -s /etc/passwd && echo host", "host"},
 		{"own uid", "id -u", fmt.Sprint(os.Getuid())},
 		{"own file", "stat -c %u /data/a/b", fmt.Sprint(os.Getuid())},

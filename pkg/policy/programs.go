@@ -38,6 +38,20 @@ var scriptPrograms = index(
 	"apt-add-repository add-apt-repository dnf yum",
 )
 
+// symbolFinder is what debuggers run to fetch symbols from the network.
+const symbolFinder = "debuginfod-find"
+
+// Blank returns where programs may lie, by a PATH, that must not run in the pod's place although a debugger runs them
+// there: with the debuggee's variables, and through children that nobody knows for the debugger's.
+func Blank(search string) (files []string) {
+	for _, dir := range strings.Split(search, ":") {
+		if file := dir + "/" + symbolFinder; strings.HasPrefix(dir, "/") {
+			files = append(files, path.Clean(file))
+		}
+	}
+	return files
+}
+
 // javaMains begin the main classes of Java's build tools.
 var javaMains = []string{"org.gradle.", "org.codehaus.plexus.classworlds.launcher.", "org.codehaus.classworlds.", "org.apache.maven."}
 

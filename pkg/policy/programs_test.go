@@ -4,9 +4,17 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 )
+
+func TestBlank(t *testing.T) {
+	want := []string{"/usr/bin/debuginfod-find", "/a/debuginfod-find"}
+	if got := Blank("/usr/bin:bin::.:/a/:"); !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+}
 
 func TestIsHostProgram(t *testing.T) {
 	tests := []struct {

@@ -120,6 +120,9 @@ func Start(ctx context.Context, o Options) (*Session, error) {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.ports = newPorts(s)
 	if err := s.start(ctx); err != nil {
+		if s.link != nil {
+			err = s.link.why(err)
+		}
 		s.Close()
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -329,7 +332,7 @@ func (s *Session) enter(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	plan := namespaces.Plan{Addrs: s.pod.Addrs, Cover: s.plan.Cover, Hide: s.plan.Hide, Dir: s.dir,
+	plan := namespaces.Plan{Addrs: s.pod.Addrs, Cover: s.plan.Cover, Hide: s.plan.Hide, Blank: s.blank(), Dir: s.dir,
 		TunPath: s.options.TunPath, FusePath: s.options.FusePath}
 	if s.config.Hostname {
 		plan.Hostname = s.pod.Hostname
@@ -340,6 +343,14 @@ func (s *Session) enter(ctx context.Context) error {
 	s.stack, err = netstack.New(netstack.Config{Tun: s.ns.Tun(), Loopback6: s.ns.Loopback6(), Log: s.log, TCP: s.tcp, UDP: s.udp})
 	s.entered.Store(true)
 	return err
+}
+
+// blank lists the programs of this machine that must not run inside. Few directories have one.
+func (s *Session) blank() []string {
+	return slices.DeleteFunc(policy.Blank(variable(s.options.Place.Environ, "PATH")), func(file string) bool {
+		_, err := os.Stat(file)
+		return err != nil
+	})
 }
 
 // smallVolumes lists the volumes that come whole.
