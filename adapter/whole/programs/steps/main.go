@@ -41,7 +41,7 @@ var steps = map[string]func(string) (string, error){
 }
 
 func main() {
-	for _, s := range os.Args[1:] {
+	for _, s := range os.Args[1:] { // the first line
 		step(s)
 	}
 	if len(os.Args) == 1 {
