@@ -35,6 +35,7 @@ const (
 	inetDiagSKV6Only  = 11 // INET_DIAG_SKV6ONLY, an attribute of one byte
 	tcpStateClose     = 7  // what a UDP socket is in while it is not connected
 	tcpStateListen    = 10
+	tcpStatesOpen     = 1<<1 | 1<<4 | 1<<5 | 1<<8 | 1<<9 | 1<<11 // ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING
 	allSocketStates   = 1<<32 - 1
 	diagNoCookie      = 1<<32 - 1
 	noPort            = 0 // a socket not bound
@@ -136,6 +137,18 @@ func (n *Namespaces) Listeners() ([]Listener, error) {
 		}
 	}
 	return all, nil
+}
+
+// Connected returns the local ports of the TCP connections inside that are not over in both directions.
+func (n *Namespaces) Connected() (map[uint16]bool, error) {
+	ports := map[uint16]bool{}
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		err := n.sockets(family, unix.IPPROTO_TCP, tcpStatesOpen, func(s socketInfo) { ports[s.local.Port()] = true })
+		if err != nil {
+			return nil, fmt.Errorf("namespaces: listing the connections inside: %w", err)
+		}
+	}
+	return ports, nil
 }
 
 // Destroy resets the TCP connection inside with these addresses, local being the address of the end that is destroyed; the

@@ -55,7 +55,7 @@ func (p ownPort) rules() []rule {
 // transparent sockets find them. Network is "tcp" or "udp". Doing it twice is doing it once.
 func (n *Namespaces) OwnPort(network string, port uint16) error { return n.setOwn(network, port, true) }
 
-// DisownPort undoes OwnPort. Connections that are open to the port lose their way.
+// DisownPort undoes OwnPort. Connections that are open to the port lose their way (see Connected).
 func (n *Namespaces) DisownPort(network string, port uint16) error {
 	return n.setOwn(network, port, false)
 }

@@ -138,7 +138,7 @@ func (l *link) send(pieces ...[]byte) {
 // flush needs wmu.
 func (l *link) flush() {
 	to := l.raw
-	if l.lo6 != nil && len(l.iov) > 0 && fromLoopback6(l.iov[0]) {
+	if l.lo6 != nil && len(l.iov) > 0 && ofLoopback6(l.iov[0]) {
 		to = l.lo6
 	}
 	err := to.Write(l.writev)
@@ -151,9 +151,10 @@ func (l *link) flush() {
 	}
 }
 
-// fromLoopback6 says whether a packet, whose IP header lies whole in p, comes from ::1.
-func fromLoopback6(p []byte) bool {
-	return len(p) >= header.IPv6MinimumSize && p[0]>>4 == 6 && netip.AddrFrom16([16]byte(p[8:24])).IsLoopback()
+// ofLoopback6 says whether a packet, whose IP header lies whole in p, comes from ::1 or goes there.
+func ofLoopback6(p []byte) bool {
+	return len(p) >= header.IPv6MinimumSize && p[0]>>4 == 6 &&
+		(netip.AddrFrom16([16]byte(p[8:24])).IsLoopback() || netip.AddrFrom16([16]byte(p[24:40])).IsLoopback())
 }
 
 // WritePackets implements stack.LinkWriter. A packet that the device does not take is lost, like on any network.

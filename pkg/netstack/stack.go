@@ -43,7 +43,8 @@ type Config struct {
 	Loopback6 *os.File
 	Log       *slog.Logger // nil: none
 
-	// TCP answers a SYN from src to dst. With an error the debuggee's connect fails with the syscall.Errno in it; else
+	// TCP answers a SYN from src to dst. With an error the debuggee's connect fails with the syscall.Errno in it (see
+	// ErrReturn for the one that is no failure); else
 	// the handshake is completed and serve is called, always and once, in a goroutine of its own: if the debuggee has
 	// gone meanwhile, with a Conn whose every call fails. When serve returns, the Conn is closed.
 	TCP func(ctx context.Context, src, dst netip.AddrPort) (serve func(*Conn), err error)

@@ -3,6 +3,7 @@ package netstack
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -23,6 +24,10 @@ const (
 	patience = 2 * time.Second
 )
 
+// ErrReturn is a TCP handler's word that the debuggee itself listens at the address: the SYN goes back to its kernel,
+// unchanged, to be answered there. The handler has seen to it that the packets behind it do not come here.
+var ErrReturn = errors.New("netstack: the flow is the debuggee's own")
+
 // errGaveUp is the cause of a cancelled dial.
 var errGaveUp = errors.New("netstack: the debuggee gave the connection up")
 
@@ -30,6 +35,7 @@ var errGaveUp = errors.New("netstack: the debuggee gave the connection up")
 type attempt struct {
 	id     stack.TransportEndpointID
 	seq    uint32 // of the SYN
+	syn    []byte // the whole packet, where it may have to go back: to a loopback address; else nil
 	cancel context.CancelCauseFunc
 	ctx    context.Context
 
@@ -66,7 +72,7 @@ func (a *attempts) packet(id stack.TransportEndpointID, pkt *stack.PacketBuffer)
 	if !flags.Contains(header.TCPFlagSyn) || flags.Contains(header.TCPFlagAck) {
 		return false
 	}
-	if id.RemotePort == 0 || id.LocalPort == 0 || !a.admit(id, hdr.SequenceNumber()) {
+	if id.RemotePort == 0 || id.LocalPort == 0 || !a.admit(id, hdr.SequenceNumber(), pkt) {
 		return true
 	}
 	if !a.f.HandlePacket(id, pkt) { // malformed options: no goroutine was started
@@ -79,7 +85,7 @@ func (a *attempts) packet(id stack.TransportEndpointID, pkt *stack.PacketBuffer)
 }
 
 // admit says whether the SYN is a new attempt, and records it; the WaitGroup has counted it then.
-func (a *attempts) admit(id stack.TransportEndpointID, seq uint32) bool {
+func (a *attempts) admit(id stack.TransportEndpointID, seq uint32, pkt *stack.PacketBuffer) bool {
 	now := a.s.uptime()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -98,7 +104,13 @@ func (a *attempts) admit(id stack.TransportEndpointID, seq uint32) bool {
 		return false
 	}
 	ctx, cancel := context.WithCancelCause(a.s.ctx)
-	a.by[id] = &attempt{id: id, seq: seq, ctx: ctx, cancel: cancel, last: now, gap: time.Second}
+	t := &attempt{id: id, seq: seq, ctx: ctx, cancel: cancel, last: now, gap: time.Second}
+	if toAddr(id.LocalAddress).IsLoopback() {
+		whole := stack.PayloadSince(pkt.NetworkHeader())
+		t.syn = slices.Clone(whole.AsSlice())
+		whole.Release()
+	}
+	a.by[id] = t
 	return true
 }
 
@@ -179,6 +191,11 @@ func (a *attempts) handle(req *tcp.ForwarderRequest) {
 // refuse tells the debuggee why there is no connection. The notice goes out before the attempt ends, so a SYN that
 // comes again in between does not start another one.
 func (a *attempts) refuse(t *attempt, err error, gaveUp bool) {
+	if errors.Is(err, ErrReturn) && t.syn != nil {
+		a.s.link.send(t.syn)
+		a.drop(t)
+		return
+	}
 	errno := errnoFrom(err)
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || gaveUp {
 		errno = syscall.ETIMEDOUT

@@ -9,6 +9,9 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/stepin-dev/stepin/pkg/mux"
 	"github.com/stepin-dev/stepin/pkg/netstack"
@@ -31,6 +34,9 @@ func (s *Session) tcp(ctx context.Context, src, dst netip.AddrPort) (func(*netst
 	host := s.askedByHostProgram("tcp", src, dst)
 	if !host && s.isResolver(dst) {
 		return func(c *netstack.Conn) { _ = s.names.ServeTCP(s.ctx, c) }, nil
+	}
+	if dst.Addr().IsLoopback() && s.ports.own(s.ctx, "tcp", dst.Port()) {
+		return nil, netstack.ErrReturn
 	}
 	v := s.verdict("tcp", dst, host)
 	s.log.Debug("outgoing tcp", "src", src, "dst", dst, "verdict", v.Where, "rule", v.Rule)
@@ -107,14 +113,37 @@ func (s *Session) udp(ctx context.Context, src, dst netip.AddrPort) (func(*netst
 	if !host && s.isResolver(dst) {
 		return s.serveNames, nil
 	}
+	if dst.Addr().IsLoopback() && s.ports.own(s.ctx, "udp", dst.Port()) {
+		return s.returnDatagrams, nil
+	}
 	v := s.verdict("udp", dst, host)
 	s.log.Debug("outgoing udp", "src", src, "dst", dst, "verdict", v.Where, "rule", v.Rule)
 	switch v.Where {
 	case policy.Deny:
 		return nil, v.Errno
-	case policy.Host, policy.HostThenPod: // whether anybody listens cannot be known before the first datagram
+	case policy.Host:
 		return s.hostUDP(ctx, dst)
+	case policy.HostThenPod:
+		return s.hostThenPodUDP(ctx, src, dst)
 	}
+	return s.podUDP(ctx, src, dst)
+}
+
+// returnDatagrams writes what the debuggee has sent to itself back to its kernel: it left before the port was native.
+func (s *Session) returnDatagrams(c *netstack.PacketConn) {
+	buf := make([]byte, wire.MaxChunk)
+	for {
+		n, err := c.Read(buf)
+		if err != nil {
+			return
+		}
+		if err := s.stack.SendUDP(c.RemoteAddr(), c.LocalAddr(), buf[:n]); err != nil {
+			s.log.Debug("a datagram of the debuggee's to itself", "to", c.LocalAddr(), "err", err)
+		}
+	}
+}
+
+func (s *Session) podUDP(ctx context.Context, src, dst netip.AddrPort) (func(*netstack.PacketConn), error) {
 	stream, err := s.link.open(ctx, wire.KindAssociate, wire.Dial{Network: "udp", Addr: dst, Source: src}, nil)
 	if errors.Is(err, mux.ErrLost) {
 		if v := policy.Lost(s.config.OnLost); v.Where == policy.Deny {
@@ -155,34 +184,87 @@ func (s *Session) hostUDP(ctx context.Context, dst netip.AddrPort) (func(*netsta
 	if err != nil {
 		return nil, errno(err, syscall.EHOSTUNREACH)
 	}
+	return func(c *netstack.PacketConn) { relayHostDatagrams(conn.(*net.UDPConn), c) }, nil
+}
+
+// hostThenPodUDP decides by the first datagram to a loopback address: whether anybody listens on this machine is known
+// as soon as it has been sent there.
+func (s *Session) hostThenPodUDP(ctx context.Context, src, dst netip.AddrPort) (func(*netstack.PacketConn), error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "udp", dst.String())
+	if err != nil {
+		return s.podUDP(ctx, src, dst)
+	}
 	return func(c *netstack.PacketConn) {
-		go func() {
-			defer c.Close()
-			buf := make([]byte, wire.MaxChunk)
-			for {
-				n, err := conn.Read(buf)
-				if errors.Is(err, syscall.ECONNREFUSED) {
-					c.Refuse(syscall.ECONNREFUSED)
-					continue
-				}
-				if err != nil {
-					return
-				}
-				if _, err := c.Write(buf[:n]); err != nil {
-					return
-				}
-			}
-		}()
-		defer conn.Close()
+		host := conn.(*net.UDPConn)
+		buf := make([]byte, wire.MaxChunk)
+		n, err := c.Read(buf)
+		if err != nil {
+			host.Close()
+			return
+		}
+		if _, err := host.Write(buf[:n]); err == nil && !refused(host) {
+			relayHostDatagrams(host, c)
+			return
+		}
+		host.Close()
+		ctx, cancel := context.WithTimeout(s.ctx, associateTimeout)
+		stream, err := s.link.open(ctx, wire.KindAssociate, wire.Dial{Network: "udp", Addr: dst, Source: src}, nil)
+		cancel()
+		if err == nil {
+			_, err = stream.Write(wire.AppendData(nil, buf[:n]))
+		}
+		if err != nil {
+			c.Refuse(errno(err, syscall.ECONNREFUSED))
+			return
+		}
+		relayDatagrams(stream, c)
+	}, nil
+}
+
+// associateTimeout bounds the wait for the agent while a datagram is held; a debuggee has sent it again by then.
+const associateTimeout = 5 * time.Second
+
+// refused says whether nobody listens where a datagram was just sent on this machine's loopback: the kernel knows before
+// send returns (ICMP there is a function call).
+func refused(c *net.UDPConn) bool {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var no int
+	err = raw.Control(func(fd uintptr) { no, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR) })
+	return err == nil && syscall.Errno(no) == syscall.ECONNREFUSED
+}
+
+// relayHostDatagrams moves datagrams between a socket of this machine and c until either ends, then closes both.
+func relayHostDatagrams(conn *net.UDPConn, c *netstack.PacketConn) {
+	go func() {
+		defer c.Close()
 		buf := make([]byte, wire.MaxChunk)
 		for {
-			n, err := c.Read(buf)
+			n, err := conn.Read(buf)
+			if errors.Is(err, syscall.ECONNREFUSED) {
+				c.Refuse(syscall.ECONNREFUSED)
+				continue
+			}
 			if err != nil {
 				return
 			}
-			_, _ = conn.Write(buf[:n]) // an errno of the past datagram: the reader tells it
+			if _, err := c.Write(buf[:n]); err != nil {
+				return
+			}
 		}
-	}, nil
+	}()
+	defer conn.Close()
+	buf := make([]byte, wire.MaxChunk)
+	for {
+		n, err := c.Read(buf)
+		if err != nil {
+			return
+		}
+		_, _ = conn.Write(buf[:n]) // an errno of the past datagram: the reader tells it
+	}
 }
 
 // relayDatagrams moves datagrams between a stream's chunks and c until either ends, then closes both. The errnos that
