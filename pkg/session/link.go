@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/stepin-dev/stepin/pkg/fail"
 	"github.com/stepin-dev/stepin/pkg/mux"
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
@@ -188,6 +189,22 @@ func (l *link) keep(ctx context.Context, retry time.Duration, use func(*mux.Conn
 			return
 		}
 	}
+}
+
+// lostWait is what it may take to learn that an agent whose channel is lost has gone.
+const lostWait = time.Second
+
+// why is err, unless the agent's end is what is behind it: whoever needed it has failed in a way of its own.
+func (l *link) why(err error) error {
+	if conn, _ := l.current(); conn != nil {
+		return err
+	}
+	select {
+	case <-l.ended:
+	case <-time.After(lostWait):
+	}
+	l.log.Debug("starting failed without the agent", "err", err)
+	return fail.New(fail.AgentLost, "start again", "the agent was lost while the session started")
 }
 
 // send sends a control message if the link is up: State is repeated after a reconnect by its sender.

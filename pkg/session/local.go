@@ -196,6 +196,7 @@ func (l *local) start(ctx context.Context) (*mux.Conn, wire.Welcome, string, err
 		}
 		select {
 		case <-p.done:
+			os.Remove(socket) // it was killed
 			return fail0(p.refusal())
 		case <-ctx.Done():
 			p.kill()
