@@ -61,8 +61,8 @@ type operation struct {
 // conversation is one editor's connection, from initialize to disconnect.
 //
 // Goroutines: (1) the editor's reader, which handles requests in order and never waits for a peer; (2) one per
-// operation (launch, restart), at most one at a time, ended by operation.cancel; (3) per real debugger its reader and
-// the watcher of its process (run.go), two readers of its output pipes (output.go); (4) the session's watcher, from
+// operation (launch, restart), at most one at a time, ended by operation.cancel; (3) per real debugger its reader, the
+// watchers of its process (run.go) and of its debuggee (standing.go), two readers of its output pipes (output.go); (4) the session's watcher, from
 // launch to end; (5) one shutdown, once. All but (1) are in wg.
 type conversation struct {
 	o      Options

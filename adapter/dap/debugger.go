@@ -87,6 +87,7 @@ func (r *run) onResponse(m *Message) {
 		}
 		r.c.learn(r, p.key, m)
 	}
+	m.named(p.command)
 	m.RequestSeq = p.seq
 	r.c.toEditor(m)
 }
@@ -128,7 +129,7 @@ func (r *run) onEvent(m *Message) {
 	r.c.toEditor(m)
 }
 
-// onProcess remembers the debuggee, for kill.
+// onProcess remembers the debuggee, for kill, and watches it.
 func (r *run) onProcess(m *Message) {
 	var body struct {
 		Pid int `json:"systemProcessId"`
@@ -141,8 +142,12 @@ func (r *run) onProcess(m *Message) {
 		return
 	}
 	r.mu.Lock()
+	first := r.debuggee == nil
 	r.debuggee = p
 	r.mu.Unlock()
+	if first {
+		r.c.wg.Go(func() { r.watchStanding(body.Pid) })
+	}
 }
 
 // onEnd passes on exited and terminated: later, if a restart is under way that may succeed, or disconnect wants to

@@ -137,5 +137,3 @@ func startAdapter(t *testing.T, dir string, opts ...option) *adapter {
 	})
 	return a
 }
-
-

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -103,18 +104,19 @@ func (c *conversation) launch(ctx context.Context, m *Message, op *operation) (*
 				}
 				c.mu.Unlock()
 			}
+			answer.named(m.Command)
 			answer.RequestSeq = m.Seq
 			c.toEditor(answer)
 		}
 		answered <- answer
 	}})
 	if err != nil {
-		return s, err
+		return s, s.why(err)
 	}
 	select {
 	case answer := <-answered:
 		if answer == nil {
-			return s, r.death()
+			return s, s.why(r.death())
 		}
 		if !answer.Success {
 			r.end()
@@ -125,6 +127,18 @@ func (c *conversation) launch(ctx context.Context, m *Message, op *operation) (*
 		r.end()
 		return s, ctx.Err()
 	}
+}
+
+// why is the session's own end where that took the real debugger with it, else err.
+func (l *live) why(err error) error {
+	select {
+	case <-l.runner.Done():
+		if own := l.runner.Err(); own != nil {
+			return own
+		}
+	case <-time.After(flushEnd):
+	}
+	return err
 }
 
 // configure reads launch arguments and prepares the real debugger they name.

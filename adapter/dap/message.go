@@ -59,6 +59,14 @@ func (m *Message) String() string {
 	return "request " + m.Command + " " + strconv.Itoa(m.Seq)
 }
 
+// named gives an answer the name of its request where the peer has left it out, as Delve does when it catches a panic of
+// its own.
+func (m *Message) named(command string) {
+	if m.Command == "" {
+		m.Command, m.raw["command"] = command, mustRaw(command)
+	}
+}
+
 // encode returns the body with the given sequence number.
 func (m *Message) encode(seq int) ([]byte, error) {
 	m.Seq = seq

@@ -26,7 +26,8 @@ const maxSocketPath = 107
 // run is one real debugger with its debuggee: a launch makes one, and each restart.
 //
 // Goroutines: (1) the reader of its messages, which forwards them in order; (2) the watcher of its process (not in a
-// terminal); (3) the reader of its own output (not in a terminal). All end when the process has.
+// terminal); (3) the reader of its own output (not in a terminal); (4) the watcher of a debuggee that stands
+// (standing.go). All end when the process has.
 type run struct {
 	c       *conversation
 	name    string
