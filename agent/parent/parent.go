@@ -32,8 +32,9 @@ type Options struct {
 }
 
 const (
-	// firstSession is how long an agent waits for its first session: whoever started it is about to come.
-	firstSession = 30 * time.Second
+	// firstSession is how long an agent waits for its first session: whoever started it is about to come, or has been
+	// killed.
+	firstSession = 10 * time.Second
 	// successorWait and successorPoll are how a process that took the ended one's place is looked for.
 	successorWait = 10 * time.Second
 	successorPoll = 100 * time.Millisecond
