@@ -44,6 +44,9 @@ func (h *holder) files() error {
 	if err := b.directory("/"); err != nil {
 		return err
 	}
+	if err := b.fillHoles(); err != nil {
+		return err
+	}
 	for _, p := range h.plan.Blank {
 		if err := b.blank(p); err != nil {
 			return err
@@ -87,34 +90,46 @@ type builder struct {
 	pod  string // the pod's tree
 	want map[string]kind
 	keys []string // of want, sorted
+
+	holes map[string]kind // inside the paths of want
 }
 
 // kind says what is to be at a path.
-type kind bool
+type kind uint8
 
 const (
-	covered kind = true  // the pod's
-	hidden  kind = false // nothing; an empty directory where the host has one
+	covered kind = iota // the pod's
+	hidden              // nothing; an empty directory where there is one
+	onHost              // the host's, inside what is covered or hidden
 )
 
-// newBuilder sorts out the plan: canonical paths, and none inside another that covers or hides it anyway.
+// newBuilder sorts out the plan: canonical paths; what lies inside another covered or hidden path is a hole in it.
 func newBuilder(h *holder, root string) *builder {
-	b := &builder{h: h, root: root, pod: filepath.Join(root, fuseName), want: map[string]kind{}}
+	b := &builder{h: h, root: root, pod: filepath.Join(root, fuseName), want: map[string]kind{}, holes: map[string]kind{}}
 	all := map[string]kind{}
 	for _, p := range h.plan.Hide {
-		if _, err := os.Lstat(canonical(p)); err == nil {
-			all[canonical(p)] = hidden
-		}
+		all[canonical(p)] = hidden
 	}
 	for _, p := range h.plan.Cover {
 		all[canonical(p)] = covered
 	}
+	for _, p := range h.plan.Host {
+		all[canonical(p)] = onHost
+	}
 	for p, k := range all {
-		inner := false
-		for q := filepath.Dir(p); q != "/" && !inner; q = filepath.Dir(q) {
-			_, inner = all[q]
+		above := onHost
+		for q := filepath.Dir(p); q != "/" && above == onHost; q = filepath.Dir(q) {
+			if k, ok := all[q]; ok {
+				above = k
+			}
 		}
-		if !inner {
+		_, err := os.Lstat(p)
+		switch {
+		case above != onHost:
+			if k != above {
+				b.holes[p] = k
+			}
+		case k == covered, k == hidden && err == nil:
 			b.want[p] = k
 			b.keys = append(b.keys, p)
 		}

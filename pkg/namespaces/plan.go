@@ -22,6 +22,7 @@ type Plan struct {
 	Addrs    []netip.Addr `json:"addrs,omitempty"`    // the pod's addresses; the first of each family is the default source
 	Cover    []string     `json:"cover,omitempty"`    // absolute paths to take from the FUSE tree, from the same path there
 	Hide     []string     `json:"hide,omitempty"`     // absolute host paths that are not to be seen
+	Host     []string     `json:"host,omitempty"`     // absolute paths inside covered or hidden ones that stay the host's
 	Blank    []string     `json:"blank,omitempty"`    // absolute host files that are empty inside, and so no programs
 	Dir      string       `json:"dir"`                // the session's private directory, 0700; removed when all has ended, whoever ended it
 	TunPath  string       `json:"tunPath,omitempty"`  // "" = /dev/net/tun
@@ -34,18 +35,24 @@ const (
 	maxPaths = 512 // a pod with more mounts is not known
 )
 
+// The device nodes of every distribution.
+const (
+	usualTun  = "/dev/net/tun"
+	usualFuse = "/dev/fuse"
+)
+
 // checked returns the plan with its defaults filled in, or says which of its values is wrong.
 func (p Plan) checked() (Plan, error) {
 	if p.TunPath == "" {
-		p.TunPath = "/dev/net/tun"
+		p.TunPath = usualTun
 	}
 	if p.FusePath == "" {
-		p.FusePath = "/dev/fuse"
+		p.FusePath = usualFuse
 	}
 	if len(p.Addrs) > maxAddrs {
 		return p, fmt.Errorf("namespaces: checking the plan: %d addresses, at most %d", len(p.Addrs), maxAddrs)
 	}
-	if n := len(p.Cover) + len(p.Hide) + len(p.Blank); n > maxPaths {
+	if n := len(p.Cover) + len(p.Hide) + len(p.Host) + len(p.Blank); n > maxPaths {
 		return p, fmt.Errorf("namespaces: checking the plan: %d paths, at most %d", n, maxPaths)
 	}
 	for _, a := range p.Addrs {
@@ -53,7 +60,7 @@ func (p Plan) checked() (Plan, error) {
 			return p, fmt.Errorf("namespaces: checking the plan: %v cannot be a pod's address", a)
 		}
 	}
-	for _, f := range slices.Concat([]string{p.Dir, p.TunPath, p.FusePath}, p.Cover, p.Hide, p.Blank) {
+	for _, f := range slices.Concat([]string{p.Dir, p.TunPath, p.FusePath}, p.Cover, p.Hide, p.Host, p.Blank) {
 		if !path.IsAbs(f) || path.Clean(f) != f || f == "/" || strings.ContainsRune(f, 0) {
 			return p, fmt.Errorf("namespaces: checking the plan: %q is not a clean absolute path below /", f)
 		}
