@@ -85,10 +85,22 @@ func foreign(pid int, err error) error {
 		"target: process %d is not yours to enter", pid)
 }
 
+// longestDir is how long the path of a directory may be in which we make directories with sockets: such a path has 108
+// bytes (unix(7), sun_path), and our longest names need 60 of them.
+const longestDir = 108 - 60
+
+// tempDir is where temporary files go; /tmp where that is too deep for sockets.
+func tempDir() string {
+	if dir := os.TempDir(); len(dir) <= longestDir {
+		return dir
+	}
+	return "/tmp"
+}
+
 // runtimeDir is this user's private directory for what outlives a session.
 func runtimeDir() (string, error) {
-	dir := filepath.Join(os.TempDir(), fmt.Sprintf("stepin-%d", os.Getuid()))
-	if x := os.Getenv("XDG_RUNTIME_DIR"); x != "" {
+	dir := filepath.Join(tempDir(), fmt.Sprintf("stepin-%d", os.Getuid()))
+	if x := os.Getenv("XDG_RUNTIME_DIR"); x != "" && len(x) <= longestDir {
 		if info, err := os.Stat(x); err == nil && info.IsDir() && owner(info) == os.Getuid() {
 			dir = filepath.Join(x, "stepin")
 		}

@@ -4,13 +4,34 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/stepin-dev/stepin/pkg/mux"
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
+
+// TestDeepTemp: sockets work wherever TMPDIR and XDG_RUNTIME_DIR are.
+func TestDeepTemp(t *testing.T) {
+	deep := filepath.Join(t.TempDir(), strings.Repeat("deep/", 20))
+	if err := os.MkdirAll(deep, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", deep)
+	t.Setenv("XDG_RUNTIME_DIR", deep)
+	dir, err := runtimeDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", filepath.Join(dir, "4294967295."+strings.Repeat("t", 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+}
 
 // TestConnectLeaving: an agent that ends with the session before this one is waited for, not an error.
 func TestConnectLeaving(t *testing.T) {

@@ -148,7 +148,7 @@ func (s *Session) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if s.dir, err = os.MkdirTemp("", "stepin-session-"); err != nil {
+	if s.dir, err = os.MkdirTemp(tempDir(), "stepin-session-"); err != nil {
 		return fmt.Errorf("session: making a private directory: %w", err)
 	}
 	if s.options.Dir != nil {
