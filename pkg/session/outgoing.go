@@ -59,6 +59,7 @@ func (s *Session) tcp(ctx context.Context, src, dst netip.AddrPort) (func(*netst
 }
 
 func (s *Session) podTCP(ctx context.Context, src, dst netip.AddrPort) (func(*netstack.Conn), error) {
+	s.ports.settled(ctx, "tcp", dst)
 	stream, err := s.link.open(ctx, wire.KindDial, wire.Dial{Network: "tcp", Addr: dst, Source: src}, nil)
 	if errors.Is(err, mux.ErrLost) {
 		v := policy.Lost(s.config.OnLost)

@@ -23,6 +23,8 @@ const (
 	listenPoll = 25 * time.Millisecond
 	// stealRetry is how often a port that another session holds is asked for again.
 	stealRetry = 2 * time.Second
+	// giveBack bounds the wait for the agent's word that a port is the pod's again; it takes some milliseconds.
+	giveBack = 2 * time.Second
 	// drainEvery is how many looks come between two at the connections of ports that nobody listens on any more; that
 	// costs 0.7 ms with 2,000 sockets.
 	drainEvery = 10
@@ -37,7 +39,9 @@ type port struct {
 	number  uint16
 	addrs   []netip.Addr // the listeners' own addresses, sorted
 	stop    context.CancelFunc
-	host    io.Closer // the listener on the developer's loopback, or nil
+	pod     uint16        // the pod's port that is taken
+	given   chan struct{} // closed when that is the pod's again; nil where none is taken
+	host    io.Closer     // the listener on the developer's loopback, or nil
 }
 
 func (p *port) loopbackOnly() bool {
@@ -53,7 +57,7 @@ type portKey struct {
 // taken from the pod, and reachable on the developer's loopback. Its connections may outlive it, as in a service that
 // ends with grace: the port stays native until they have ended, and the developer's or the pod's again then.
 //
-// Goroutines: watch (ends with ctx); one a taken port (ends with the port); the host listeners' own.
+// Goroutines: watch (ends with ctx); one a taken port (ends when it is given back); the host listeners' own.
 type ports struct {
 	s *Session
 
@@ -61,14 +65,16 @@ type ports struct {
 
 	mu       sync.Mutex
 	open     map[portKey]*port
-	onHost   map[uint16]bool  // our listeners on the developer's loopback
-	asked    map[portKey]bool // ephemeral UDP ports that the debuggee calls on its loopback
-	draining map[uint16]bool  // TCP ports that nobody listens on any more, still native
-	fresh    bool             // draining has got a new one
+	onHost   map[uint16]bool           // our listeners on the developer's loopback
+	asked    map[portKey]bool          // ephemeral UDP ports that the debuggee calls on its loopback
+	giving   map[portKey]chan struct{} // the pod's ports that are being given back
+	draining map[uint16]bool           // TCP ports that nobody listens on any more, still native
+	fresh    bool                      // draining has got a new one
 }
 
 func newPorts(s *Session) *ports {
-	return &ports{s: s, open: map[portKey]*port{}, onHost: map[uint16]bool{}, asked: map[portKey]bool{}, draining: map[uint16]bool{}}
+	return &ports{s: s, open: map[portKey]*port{}, onHost: map[uint16]bool{}, asked: map[portKey]bool{},
+		giving: map[portKey]chan struct{}{}, draining: map[uint16]bool{}}
 }
 
 func (p *ports) watch(ctx context.Context) {
@@ -197,7 +203,15 @@ func (p *ports) begin(ctx context.Context, k portKey, addrs []netip.Addr) {
 	new := &port{network: k.network, number: k.number, addrs: addrs, stop: cancel}
 	p.open[k] = new
 	if pod, ok := p.s.takes(k); ok {
-		go p.take(ctx, k, pod, new.loopbackOnly())
+		new.pod, new.given = pod, make(chan struct{})
+		before, loopback := p.giving[portKey{k.network, pod}], new.loopbackOnly()
+		go func() {
+			if before != nil {
+				<-before // else the port would be refused to us because of ourselves
+			}
+			p.take(ctx, k, pod, loopback)
+			p.gave(k.network, new)
+		}()
 	}
 	if k.network == "tcp" {
 		if l := p.s.listenOnHost(k.number); l != nil {
@@ -208,6 +222,9 @@ func (p *ports) begin(ctx context.Context, k portKey, addrs []netip.Addr) {
 }
 
 func (p *ports) shut(k portKey, have *port) {
+	if have.given != nil {
+		p.giving[portKey{k.network, have.pod}] = have.given
+	}
 	have.stop()
 	if have.host != nil {
 		have.host.Close()
@@ -219,6 +236,30 @@ func (p *ports) shut(k portKey, have *port) {
 		return
 	}
 	p.disown(k)
+}
+
+// gave notes that a port is the pod's again.
+func (p *ports) gave(network string, old *port) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(old.given)
+	if k := (portKey{network, old.pod}); p.giving[k] == old.given {
+		delete(p.giving, k)
+	}
+}
+
+// settled waits while a port of the pod's is being given back. A flow of the debuggee's to it would be taken from itself.
+func (p *ports) settled(ctx context.Context, network string, dst netip.AddrPort) {
+	p.mu.Lock()
+	given := p.giving[portKey{network, dst.Port()}]
+	p.mu.Unlock()
+	if given == nil || !dst.Addr().IsLoopback() && !slices.Contains(p.s.pod.Addrs, dst.Addr()) {
+		return
+	}
+	select {
+	case <-given:
+	case <-ctx.Done():
+	}
 }
 
 // take holds the steal of one port for as long as the debuggee listens on it.
@@ -233,7 +274,10 @@ func (p *ports) take(ctx context.Context, k portKey, pod uint16, loopback bool) 
 		}
 		said = ""
 		p.s.notice(fmt.Sprintf("%s of the pod now %s to this program", describe(k.network, pod, k.number), verb(k.network)))
-		stop := context.AfterFunc(ctx, func() { stream.Close() })
+		stop := context.AfterFunc(ctx, func() {
+			_ = stream.CloseWrite() // the agent answers with its own end when the port is the pod's again
+			time.AfterFunc(giveBack, func() { stream.Close() })
+		})
 		defer stop()
 		defer stream.Close()
 		_, err = io.Copy(io.Discard, stream)
