@@ -353,7 +353,7 @@ func TestNoUserNamespaces(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	want := "y\nweb\n<nil> <nil>\n"
 	if os.Getuid() != 0 {
-		want = "this machine does not let stepin make namespaces (namespaces of an ordinary user): clone(CLONE_NEWUSER): no space left on device\n" +
+		want = "this machine does not let stepin make namespaces (namespaces of its own): clone(CLONE_NEWUSER): no space left on device\n" +
 			"hint: " + cureMax + "\n"
 	}
 	if err != nil || string(out) != want {
@@ -442,6 +442,8 @@ func TestCure(t *testing.T) {
 		{"no module", stepTun, unix.ENOENT, nil, "modprobe tun"},
 		{"no node in a container", stepTun, unix.ENOENT, map[string]string{"/.dockerenv": ""}, "--device /dev/net/tun"},
 		{"no right to it", stepFuse, unix.EACCES, nil, "chmod 0666 /dev/fuse"},
+		{"no right to it in a container", stepTun, unix.EACCES, map[string]string{"/.dockerenv": ""}, "chmod 0666 /dev/net/tun"},
+		{"not a container's", stepTun, unix.EPERM, map[string]string{"/.dockerenv": "", "/dev/net/tun": ""}, "--device /dev/net/tun"},
 		{"SELinux", stepRoot, unix.EACCES, map[string]string{"/sys/fs/selinux/enforce": "1"}, "ausearch"},
 		{"nobody knows", stepRoot, unix.EACCES, nil, cureOther},
 		{"no right at all", stepHostname, unix.EINVAL, map[string]string{"/.dockerenv": ""}, cureUnknown},
@@ -454,6 +456,10 @@ func TestCure(t *testing.T) {
 		if got := m.cure(&stepError{Step: c.step, Errno: c.errno}, p); !strings.Contains(got, c.want) {
 			t.Errorf("%s: %s", c.name, got)
 		}
+	}
+	own := Plan{TunPath: "/my/tun", FusePath: "/my/fuse"}
+	if got := (machine{}).cure(&stepError{Step: stepFuse, Errno: unix.ENOENT, Call: "open(/my/fuse)"}, own); !strings.Contains(got, "unset STEPIN_FUSE") {
+		t.Errorf("a node of one's own: %s", got)
 	}
 	if os.Getuid() != 0 {
 		m := machine{t.TempDir()}

@@ -13,7 +13,7 @@ import (
 
 // The steps of making the namespaces, in their order, by the names that doctor shows.
 const (
-	stepClone    = "namespaces of an ordinary user"
+	stepClone    = "namespaces of its own"
 	stepMap      = "user and group ids"
 	stepHostname = "host name"
 	stepNetwork  = "network"

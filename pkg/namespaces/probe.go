@@ -108,6 +108,7 @@ const (
 	cureSELinux = "see `ausearch -m avc -ts recent`: a policy of this machine forbids it"
 	cureLoad    = "as root: modprobe %s"
 	cureOpen    = "as root: chmod 0666 %s"
+	cureNode    = "unset STEPIN_%s, or let it name a device node that exists"
 	cureUnknown = "this is no matter of rights: please report what `stepin doctor` says"
 	cureOther   = "ask whoever runs this machine which security policy forbids it"
 )
@@ -120,15 +121,7 @@ func (m machine) cure(e *stepError, p Plan) string {
 		if e.Step == stepFuse {
 			path, module = p.FusePath, "fuse"
 		}
-		switch {
-		case strings.HasPrefix(e.Call, "ioctl"): // opened, so the device is not what is in the way
-		case m.container():
-			return cureContainer
-		case e.Errno == unix.ENOENT || e.Errno == unix.ENODEV || e.Errno == unix.ENXIO:
-			return fmt.Sprintf(cureLoad, module)
-		default:
-			return fmt.Sprintf(cureOpen, path)
-		}
+		return m.cureDevice(e, path, module)
 	case stepClone:
 		switch {
 		case m.sysctl("kernel/unprivileged_userns_clone", "0"):
@@ -152,6 +145,27 @@ func (m machine) cure(e *stepError, p Plan) string {
 		return cureSELinux
 	}
 	return cureOther
+}
+
+// cureDevice says what to do about a device that cannot be opened.
+func (m machine) cureDevice(e *stepError, path, module string) string {
+	missing := e.Errno == unix.ENOENT || e.Errno == unix.ENODEV || e.Errno == unix.ENXIO || e.Errno == unix.ENOTDIR
+	node, err := os.Stat(m.root + path)
+	open := err == nil && node.Mode().Perm()&0o006 == 0o006
+	switch {
+	case strings.HasPrefix(e.Call, "ioctl"): // opened, so the device is not what is in the way
+		return cureUnknown
+	case missing && path != usualTun && path != usualFuse:
+		return fmt.Sprintf(cureNode, strings.ToUpper(module))
+	case e.Errno == unix.EACCES && !open: // what keeps a container from a device is EPERM (cgroups(7))
+		return fmt.Sprintf(cureOpen, path)
+	case m.container():
+		return cureContainer
+	case missing:
+		return fmt.Sprintf(cureLoad, module)
+	default:
+		return fmt.Sprintf(cureOpen, path)
+	}
 }
 
 // sysctl says whether the setting has that value; one that does not exist has none.

@@ -1,19 +1,24 @@
 package namespaces
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestShape(t *testing.T) {
 	tree := pod(t, map[string]string{
 		"etc/resolv.conf": "nameserver 10.96.0.10\n", "etc/hosts": "10.244.0.7 web-7d9f\n", "data/a/b": "pod data",
 		"run/secrets/kubernetes.io/serviceaccount/token": "T", "etc/config/k": "v",
+		"etc/config/secret": "S", "usr/share/common-licenses/GPL-3": "the pod's", "usr/share/common-licenses/MIT": "the pod's",
 		"var/run/secrets/kubernetes.io/serviceaccount/token": "T",
 	})
 	p := plan(t)
@@ -26,6 +31,10 @@ func TestShape(t *testing.T) {
 	if err := os.Symlink(tool, link); err != nil {
 		t.Fatal(err)
 	}
+	// Holes: the host's own, and nothing, inside what is covered; /etc/passwd is no hole, since nothing covers it.
+	p.Cover = append(p.Cover, "/usr/share/common-licenses")
+	p.Host = []string{"/usr/share/common-licenses/GPL-3", "/data/no-such", "/etc/passwd"}
+	p.Hide = append(p.Hide, "/etc/config/secret")
 	p.Blank = []string{link, "/no/such/program", "/etc/resolv.conf"}
 	// A link in place of a covered path, and the way through a link (/var/run), are not the host's any more.
 	hosts, err := os.ReadFile("/etc/hosts")
@@ -44,6 +53,9 @@ func TestShape(t *testing.T) {
 		{"what the pod lacks", "test -e /etc/hostname || echo none", "none"},
 		{"hidden", "test -e /etc/group || echo none", "none"},
 		{"blank", link + " 2>/dev/null || cat " + tool + " && echo empty", "empty"},
+		{"a host's file in a covered directory", "grep -c -m1 'GNU GENERAL PUBLIC' /usr/share/common-licenses/GPL-3", "1"},
+		{"beside it", "cat /usr/share/common-licenses/MIT", "the pod's"},
+		{"a hidden file in a covered directory", "cat /etc/config/secret; cat /etc/config/k", "v"},
 		{"a host's file", "test -s /etc/passwd && echo host", "host"},
 		{"own uid", "id -u", fmt.Sprint(os.Getuid())},
 		{"own file", "stat -c %u /data/a/b", fmt.Sprint(os.Getuid())},
@@ -210,6 +222,7 @@ func TestStub(t *testing.T) {
 		{"no number", []string{n.stub, "x", "true"}, 125, "stepin stub: not a process id: x"},
 		{"usage", []string{n.stub, "1"}, 125, "stepin stub: usage: "},
 		{"help", []string{n.stub, "-h"}, 0, "stepin stub: usage: "},
+		{"nothing to report to", append([]string{n.stub, "-r"}, n.Wrap([]string{"/no/such"})[1:]...), 127, "stepin stub: exec /no/such: ENOENT (2)"},
 		{"same directory", n.Wrap([]string{"/bin/pwd"}), 0, dir},
 	} {
 		cmd := exec.Command(c.argv[0], c.argv[1:]...)
@@ -228,6 +241,43 @@ func TestStub(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 	if err != nil || len(lines) != 3 || lines[0] != host || lines[1] != mnt || strings.HasSuffix(lines[2], "\t0000000000000000") {
 		t.Errorf("-u: %v %q", err, lines)
+	}
+}
+
+// Begin tells a program that does not run from one that ends with the stub's own status.
+func TestBegin(t *testing.T) {
+	dir := t.TempDir()
+	os.WriteFile(dir+"/plain", []byte("x"), 0o644)
+	n := start(t, plan(t), pod(t, nil))
+	for _, c := range []struct {
+		name, dir string
+		argv      []string
+		status    int
+		errno     syscall.Errno // 0: it runs
+	}{
+		{"runs", dir, []string{"/bin/sh", "-c", "exit 127"}, 127, 0},
+		{"has no descriptor more", dir, []string{"/bin/sh", "-c", "test ! -e /proc/self/fd/3"}, 0, 0},
+		{"killed", dir, []string{"/bin/sh", "-c", "kill -9 $$"}, -1, 0},
+		{"missing", dir, []string{"/no/such"}, 127, unix.ENOENT},
+		{"not executable", dir, []string{dir + "/plain"}, 126, unix.EACCES},
+	} {
+		cmd := exec.Command(c.argv[0], c.argv[1:]...)
+		cmd.Dir = c.dir
+		err := n.Begin(cmd)
+		var refused *ExecError
+		switch {
+		case c.errno != 0:
+			if !errors.As(err, &refused) || refused.Status != c.status || !errors.Is(err, c.errno) {
+				t.Errorf("%s: %v", c.name, err)
+			}
+		case err != nil:
+			t.Errorf("%s: %v", c.name, err)
+		default:
+			_ = cmd.Wait() // looked at below
+			if code := cmd.ProcessState.ExitCode(); code != c.status {
+				t.Errorf("%s: status %d, not %d", c.name, code, c.status)
+			}
+		}
 	}
 }
 

@@ -324,12 +324,14 @@ func explain(err error, p Plan) error {
 		return err
 	}
 	code := fail.NamespacesForbidden
-	what := "this machine does not let stepin make namespaces"
-	switch {
-	case e.Step == stepTun:
+	what := fmt.Sprintf("this machine does not let stepin make namespaces (%s)", e.Step)
+	switch e.Step {
+	case stepTun:
 		code, what = fail.NoTun, "there is no TUN device to be had"
-	case e.Step == stepFuse || e.Step == stepMount:
-		code, what = fail.NoFuse, "there is no FUSE to be had"
+	case stepFuse:
+		code, what = fail.NoFuse, "there is no FUSE device to be had"
+	case stepMount:
+		code, what = fail.NoFuse, "FUSE cannot be mounted"
 	}
-	return fail.Wrap(code, e, strings.TrimSpace(machine{}.cure(e, p)), "%s (%s)", what, e.Step)
+	return fail.Wrap(code, e, strings.TrimSpace(machine{}.cure(e, p)), "%s", what)
 }

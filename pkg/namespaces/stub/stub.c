@@ -1,5 +1,5 @@
 /*
- * stub [-u] PID PROGRAM [ARG...]
+ * stub [-u] [-r] PID PROGRAM [ARG...]
  *
  * Enters the namespaces of the process PID and becomes PROGRAM there: same pid, same descriptors, same working
  * directory by name, same environment. It is how the debuggee and the real debugger come into the holder's namespaces; Go
@@ -10,6 +10,8 @@
  * up with none, and root with those that reach no further than the namespaces.
  * With -u it joins the user namespace only and keeps the capabilities, as ambient ones: so an ordinary user's agent
  * may open what belongs to a pod of his own.
+ * With -r the line that says why PROGRAM does not run goes to descriptor 3 instead of standard error. PROGRAM does not get
+ * that descriptor, so its end without a line says that PROGRAM runs.
  *
  * PROGRAM without a slash is looked up in PATH, as seen inside. Exit status: PROGRAM's own; 125 wrong use or the
  * namespaces cannot be entered, 126 PROGRAM cannot be run, 127 there is none. `stub -h` says how to use it and ends with 0.
@@ -19,6 +21,7 @@
 #include "sys.h"
 
 enum { CLONE_NEWNS = 0x20000, CLONE_NEWUTS = 0x4000000, CLONE_NEWUSER = 0x10000000, CLONE_NEWNET = 0x40000000 };
+enum { F_SETFD = 2, FD_CLOEXEC = 1 };
 enum { PR_CAP_AMBIENT = 47, PR_CAP_AMBIENT_RAISE = 2, CAP_VERSION_3 = 0x20080522 };
 
 static const char *errname(long e)
@@ -35,6 +38,8 @@ static const char *errname(long e)
 	}
 	return "errno";
 }
+
+static int report = 2; /* where die writes */
 
 /* die says what failed, on what, with which errno (0: none), and ends. */
 static __attribute__((noreturn)) void die(int status, const char *what, const char *on, long err)
@@ -55,7 +60,7 @@ static __attribute__((noreturn)) void die(int status, const char *what, const ch
 		p = put(p, end, ")");
 	}
 	*p++ = '\n';
-	SYS3(NR_write, 2, line, p - line);
+	SYS3(NR_write, report, line, p - line);
 	quit(status);
 }
 
@@ -128,15 +133,25 @@ static long run(char **v, char **env)
 	}
 }
 
+static int option(const char *arg, char letter)
+{
+	return arg && arg[0] == '-' && arg[1] == letter && !arg[2];
+}
+
 void start(ulong *sp)
 {
 	long argc = (long)sp[0];
 	char **v = (char **)(sp + 1), **env = v + argc + 1, cwd[4096];
-	int userOnly = argc > 1 && v[1][0] == '-' && v[1][1] == 'u' && !v[1][2];
-	int help = argc == 2 && v[1][0] == '-' && v[1][1] == 'h' && !v[1][2];
+	if (!argc)
+		quit(125);
+	int userOnly = option(v[1], 'u');
 	v += 1 + userOnly;
-	if (help || argc - userOnly < 3)
-		die(help ? 0 : 125, "usage: stub [-u] PID PROGRAM [ARG...]", "", 0);
+	int help = option(*v, 'h'), told = option(*v, 'r');
+	v += told;
+	if (help || !v[0] || !v[1])
+		die(help ? 0 : 125, "usage: stub [-u] [-r] PID PROGRAM [ARG...]", "", 0);
+	if (told && !SYS3(NR_fcntl, 3, F_SETFD, FD_CLOEXEC))
+		report = 3;
 	if (SYS2(NR_getcwd, cwd, sizeof cwd) < 0 || cwd[0] != '/')
 		put(cwd, cwd + 2, "/"); /* a deleted directory, or one out of our root: there is no name to come back to */
 	enter(v[0], userOnly);

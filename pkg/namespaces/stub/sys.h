@@ -11,16 +11,16 @@ typedef unsigned long ulong;
 /* Numbers: arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h (arm64 uses the generic ones). */
 #if defined(__x86_64__)
 enum {
-	NR_read = 0, NR_write = 1, NR_close = 3, NR_rt_sigprocmask = 14, NR_nanosleep = 35, NR_execve = 59, NR_getcwd = 79,
-	NR_chdir = 80, NR_setsid = 112, NR_capget = 125, NR_capset = 126, NR_prctl = 157, NR_getdents64 = 217,
+	NR_read = 0, NR_write = 1, NR_close = 3, NR_rt_sigprocmask = 14, NR_nanosleep = 35, NR_execve = 59, NR_fcntl = 72,
+	NR_getcwd = 79, NR_chdir = 80, NR_setsid = 112, NR_capget = 125, NR_capset = 126, NR_prctl = 157, NR_getdents64 = 217,
 	NR_exit_group = 231, NR_openat = 257, NR_unlinkat = 263, NR_readlinkat = 267, NR_ppoll = 271, NR_dup3 = 292,
 	NR_setns = 308, NR_pidfd_send_signal = 424, NR_pidfd_open = 434, NR_close_range = 436,
 	O_DIRECTORY = 0x10000, O_NOFOLLOW = 0x20000,
 };
 #elif defined(__aarch64__)
 enum {
-	NR_read = 63, NR_write = 64, NR_close = 57, NR_rt_sigprocmask = 135, NR_nanosleep = 101, NR_execve = 221, NR_getcwd = 17,
-	NR_chdir = 49, NR_setsid = 157, NR_capget = 90, NR_capset = 91, NR_prctl = 167, NR_getdents64 = 61,
+	NR_read = 63, NR_write = 64, NR_close = 57, NR_rt_sigprocmask = 135, NR_nanosleep = 101, NR_execve = 221, NR_fcntl = 25,
+	NR_getcwd = 17, NR_chdir = 49, NR_setsid = 157, NR_capget = 90, NR_capset = 91, NR_prctl = 167, NR_getdents64 = 61,
 	NR_exit_group = 94, NR_openat = 56, NR_unlinkat = 35, NR_readlinkat = 78, NR_ppoll = 73, NR_dup3 = 24,
 	NR_setns = 268, NR_pidfd_send_signal = 424, NR_pidfd_open = 434, NR_close_range = 436,
 	O_DIRECTORY = 0x4000, O_NOFOLLOW = 0x8000,
