@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -68,7 +69,13 @@ func begin(t *testing.T, p *podlet.Pod, configuration map[string]any, said []str
 		}
 	})
 	for _, s := range said {
-		eventually(t, patience, fmt.Sprintf("stepin says %q", s), func() bool { return strings.Contains(r.stderr.String(), s) })
+		eventually(t, patience, fmt.Sprintf("stepin says %q", s), func() bool {
+			stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", r.cmd.Process.Pid))
+			if strings.Contains(string(stat), ") Z ") {
+				t.Fatal("stepin exec has ended already")
+			}
+			return strings.Contains(r.stderr.String(), s)
+		})
 	}
 	return r
 }
