@@ -86,6 +86,7 @@ type Session struct {
 	envFile  map[string]string
 
 	link      *link
+	guard     *namespaces.Guard // until there are namespaces
 	ns        *namespaces.Namespaces
 	stack     *netstack.Stack
 	fs        *podfs.FS
@@ -151,6 +152,7 @@ func (s *Session) start(ctx context.Context) (err error) {
 	if s.dir, err = os.MkdirTemp(tempDir(), "stepin-session-"); err != nil {
 		return fmt.Errorf("session: making a private directory: %w", err)
 	}
+	s.protect()
 	if s.options.Dir != nil {
 		s.options.Dir(s.dir)
 	}
@@ -171,6 +173,18 @@ func (s *Session) start(ctx context.Context) (err error) {
 	s.options.Progress("ready", steps, steps)
 	s.announce()
 	return nil
+}
+
+// protect sees to it that the private directory goes even if this process is killed before there are namespaces. Where
+// that cannot be, for instance without the right to execute there, the namespaces say so better.
+func (s *Session) protect() {
+	image, err := s.options.Parts.Keeper()
+	if err == nil {
+		s.guard, err = namespaces.NewGuard(s.dir, image)
+	}
+	if err != nil {
+		s.log.Debug("the private directory is not guarded", "err", err)
+	}
 }
 
 func readEnvFile(path string) (map[string]string, error) {
@@ -340,6 +354,7 @@ func (s *Session) enter(ctx context.Context) error {
 	if s.ns, err = namespaces.Start(ctx, plan, namespaces.Options{ServeFUSE: s.fs.Serve, Log: s.log, Stub: stub, Keeper: keeper}); err != nil {
 		return err
 	}
+	s.guard.Dismiss()
 	s.stack, err = netstack.New(netstack.Config{Tun: s.ns.Tun(), Loopback6: s.ns.Loopback6(), Log: s.log, TCP: s.tcp, UDP: s.udp})
 	s.entered.Store(true)
 	return err
@@ -440,6 +455,7 @@ func (s *Session) Close() error {
 			s.log.Debug("round trips", "streams", s.link.opened.Load(), "files", fmt.Sprintf("%+v", s.fs.Stats()))
 			s.fs.Close()
 		}
+		s.guard.Dismiss()
 		if s.dir != "" {
 			err = errors.Join(err, os.RemoveAll(s.dir))
 		}
