@@ -212,10 +212,13 @@ func (e *Engine) Close() {
 		e.lookup.close()
 	}
 	if e.redirect != nil {
-		e.redirect.close()
+		_ = e.redirect.set(nil) // nothing new comes; what waits in the listeners is still translated, and so is its reset
 	}
 	for _, l := range e.Listeners() {
 		l.Close()
+	}
+	if e.redirect != nil {
+		e.redirect.close()
 	}
 	for _, t := range e.taken {
 		t.close()
