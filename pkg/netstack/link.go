@@ -17,12 +17,15 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// maxPacket is the largest IP packet, and gVisor's largest pooled buffer, in bytes.
-const maxPacket = buffer.MaxChunkSize
+// maxPacket is room for the largest IP packet, in bytes.
+const maxPacket = 64 << 10
 
-// keepWhole is the packet size in bytes from which the read buffer itself goes up the stack. A smaller packet is copied
-// into chunks of its own size, so that what waits in a receive queue holds little more memory than it has bytes.
-const keepWhole = 48 << 10
+// sendMTU is the MTU that gVisor is told, in bytes: the largest packet that it sends, and by the MSS that it offers, the
+// largest segment that it is sent. It is half of a kernel's first receive window: the device would take 65,520, a third
+// more throughput, but with one segment to a window TCP waits for its timers whenever a debuggee reads late. And it is
+// a power of two less what the kernel adds to a packet (skb_shared_info and head room, below 512 bytes): a byte more
+// and older kernels count twice the memory, more than their window allowed for, and drop the packet.
+const sendMTU = 32<<10 - 512
 
 // chunk is the size in bytes of the pieces that a packet is copied into. gVisor's pools have powers of two only:
 // one piece would round a packet of 4,148 bytes (half of the smallest window, and its headers) up to 8,192.
@@ -37,8 +40,7 @@ const chunk = 4 << 10
 type link struct {
 	tun *os.File // the caller's; never closed here
 	raw syscall.RawConn
-	lo6 syscall.RawConn // takes packets from ::1, which the kernel drops from a TUN device; nil: none
-	mtu uint32
+	lo6 syscall.RawConn // takes packets from and to ::1, which the kernel drops from a TUN device; nil: none
 	log *slog.Logger
 
 	up stack.NetworkDispatcher // set once by Attach, before read starts
@@ -51,12 +53,12 @@ type link struct {
 	ignored, unsent atomic.Uint64 // packets not taken in; packets that the device did not take
 }
 
-func newLink(tun, lo6 *os.File, mtu int, log *slog.Logger) (*link, error) {
+func newLink(tun, lo6 *os.File, log *slog.Logger) (*link, error) {
 	raw, err := tun.SyscallConn()
 	if err != nil {
 		return nil, fmt.Errorf("netstack: using the TUN device: %w", err)
 	}
-	l := &link{tun: tun, raw: raw, mtu: uint32(mtu), log: log}
+	l := &link{tun: tun, raw: raw, log: log}
 	if lo6 != nil {
 		if l.lo6, err = lo6.SyscallConn(); err != nil {
 			return nil, fmt.Errorf("netstack: using the way to ::1: %w", err)
@@ -71,10 +73,9 @@ func newLink(tun, lo6 *os.File, mtu int, log *slog.Logger) (*link, error) {
 
 // read carries packets into the stack until the device is gone or its read deadline passes (Stack.Close sets it).
 func (l *link) read() error {
-	whole := buffer.NewViewSize(maxPacket)
-	defer func() { whole.Release() }()
+	buf := make([]byte, maxPacket)
 	for {
-		n, err := l.tun.Read(whole.AsSlice())
+		n, err := l.tun.Read(buf)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
 			return nil
@@ -82,25 +83,13 @@ func (l *link) read() error {
 			continue
 		case err != nil:
 			return fmt.Errorf("netstack: reading the TUN device: %w", err)
-		case n == 0:
-			continue
 		}
-		if n < keepWhole {
-			l.deliver(whole.AsSlice()[:n])
-			continue
-		}
-		proto, ok := classify(whole.AsSlice()[:n])
-		if !ok {
-			l.ignored.Add(1)
-			continue
-		}
-		whole.CapLength(n)
-		l.inject(proto, buffer.MakeWithView(whole))
-		whole = buffer.NewViewSize(maxPacket)
+		l.deliver(buf[:n])
 	}
 }
 
-// deliver takes in one packet; p is copied.
+// deliver takes in one packet; p is copied, into chunks of about its own size, so that what waits in a receive queue
+// holds little more memory than it has bytes.
 func (l *link) deliver(p []byte) {
 	proto, ok := classify(p)
 	if !ok {
@@ -118,10 +107,6 @@ func (l *link) deliver(p []byte) {
 		_ = b.Append(buffer.NewViewWithData(p[:n]))
 		p = p[n:]
 	}
-	l.inject(proto, b)
-}
-
-func (l *link) inject(proto tcpip.NetworkProtocolNumber, b buffer.Buffer) {
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: b})
 	l.up.DeliverNetworkPacket(proto, pkt)
 	pkt.DecRef()
@@ -185,7 +170,7 @@ func (l *link) Attach(d stack.NetworkDispatcher) { l.up = d }
 func (l *link) IsAttached() bool { return l.up != nil }
 
 // MTU implements stack.NetworkLinkEndpoint.
-func (l *link) MTU() uint32 { return l.mtu }
+func (l *link) MTU() uint32 { return sendMTU }
 
 // SetMTU implements stack.NetworkLinkEndpoint; the device's MTU is the holder's to set.
 func (l *link) SetMTU(uint32) {}

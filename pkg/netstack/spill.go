@@ -15,7 +15,11 @@ import (
 // as much from the receive buffer, so that the window ends where it would have: at one full window of bytes.
 //
 // From then on each segment is moved at once: the receive buffer may have become smaller than one.
-const crowd = 8
+//
+// A burst that comes faster than the worker is still cut, and what comes out of order behind it fills the rest of the
+// buffer until the reader is back. So the namespaces should not let the kernel back off for long either: sysctls
+// net.ipv4.tcp_rto_max_ms = 1000 (Linux 6.15) and tcp_retries2 = 255.
+const crowd = 4
 
 // arrivals is told of each segment that a flow receives. gVisor calls it with the endpoint locked.
 type arrivals struct {
@@ -42,26 +46,24 @@ func (c *Conn) compact() {
 		return // somebody reads
 	}
 	defer c.rmu.Unlock()
-	segments := int(c.arrivals.n.Swap(0))
-	used, terr := c.ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption)
-	if terr != nil || used == 0 || used > segments*tcpOverhead && len(c.spill) == 0 || c.closed.Load() {
-		return
+	for segments := int(c.arrivals.n.Swap(0)); !c.closed.Load(); segments = 0 {
+		used, terr := c.ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption)
+		n := min(used, c.rwin.size()/2-len(c.spill))
+		if terr != nil || n <= 0 || len(c.spill) == 0 && used > segments*tcpOverhead {
+			return
+		}
+		c.arrivals.spilled.Store(true) // before the last look at the queue, or a segment might come unnoticed
+		// The buffer shrinks before the read, which may advertise a new window: half of the buffer.
+		c.ep.SocketOptions().SetReceiveBufferSize(int64(max(1, c.rwin.size()-2*(len(c.spill)+n))), true)
+		b := make([]byte, n)
+		c.sink = b
+		res, terr := c.ep.Read(&c.sink, tcpip.ReadOptions{})
+		c.sink = nil
+		if terr != nil {
+			return // the reader will be told; it is not lost: gVisor keeps the state that it stands for
+		}
+		c.spill = append(c.spill, b[:res.Count]...)
 	}
-	room := c.rwin.size()/2 - len(c.spill)
-	b := make([]byte, min(room, used))
-	if len(b) == 0 {
-		return
-	}
-	// The buffer shrinks first: the read may advertise a new window, and half of the buffer is it.
-	c.ep.SocketOptions().SetReceiveBufferSize(int64(max(1, c.rwin.size()-2*(len(c.spill)+len(b)))), true)
-	c.sink = b
-	res, terr := c.ep.Read(&c.sink, tcpip.ReadOptions{})
-	c.sink = nil
-	if terr != nil {
-		return // the reader will be told; it is not lost: gVisor keeps the state that it stands for
-	}
-	c.spill = append(c.spill, b[:res.Count]...)
-	c.arrivals.spilled.Store(true)
 }
 
 // tcpOverhead is about what a segment costs besides its bytes.

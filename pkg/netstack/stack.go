@@ -20,9 +20,9 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 )
 
-// DefaultMTU is the TUN device's MTU in bytes: few, large packets are what makes a TUN device fast, and 16 bytes less
-// than the largest packet leave room in the buffers.
-const DefaultMTU = 65520
+// DeviceMTU is the MTU that the TUN device is to have, in bytes: so large that a datagram of the debuggee's is hardly
+// ever cut. TCP segments are smaller, see sendMTU.
+const DeviceMTU = 65520
 
 // tick is how often idle associations, silent attempts and idle buffers are looked for.
 const tick = time.Second
@@ -31,13 +31,27 @@ const tick = time.Second
 // here is none, and the kernel on the other side may use the same port again at once.
 const lingering = time.Millisecond
 
+// Retransmission. Nothing is lost on the way to the debuggee, but its kernel drops what does not fit in a socket's
+// memory, which may be less than the window it advertised (TCPRcvQDrop in /proc/net/netstat: measured with small
+// segments and with the machine short of TCP memory, and a debuggee at a breakpoint may stay so for an hour; with
+// gVisor's own values the flow was given up). So we try again soon, never back off for long, and never give up:
+// as long as the kernel does not answer with RST, the socket is there.
+const (
+	minRTO  = 50 * time.Millisecond // more than a delayed acknowledgement, 40 ms
+	maxRTO  = time.Second           // also the interval of zero window probes
+	endless = 1 << 30               // retries
+)
+
+// farewell is how long the reader goes on after all flows were reset: where a RST was not to the byte what the kernel
+// expects, it asks back (RFC 5961), and gets the exact one.
+const farewell = 20 * time.Millisecond
+
 const nicID = 1
 
 // Config is what a Stack needs. The handlers are called in a goroutine of their own for each flow; ctx ends when the
 // debuggee has given up, after dialLimit, or with the Stack.
 type Config struct {
-	Tun *os.File // non-blocking; stays the caller's, who closes it after Close
-	MTU int      // bytes; 0: DefaultMTU
+	Tun *os.File // non-blocking, MTU at most DeviceMTU; stays the caller's, who closes it after Close
 	// Loopback6 takes whole IPv6 packets from ::1, which the kernel does not accept from the TUN device; nil: flows to ::1
 	// are not to be had. Stays the caller's, as Tun does.
 	Loopback6 *os.File
@@ -86,14 +100,8 @@ type Stack struct {
 
 // New starts a Stack on the TUN device.
 func New(cfg Config) (*Stack, error) {
-	if cfg.MTU == 0 {
-		cfg.MTU = DefaultMTU
-	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	if cfg.MTU < header.IPv6MinimumMTU || cfg.MTU > maxPacket-1 {
-		return nil, fmt.Errorf("netstack: an MTU of %d bytes is out of range", cfg.MTU)
 	}
 	if err := cfg.Tun.SetReadDeadline(time.Time{}); err != nil {
 		return nil, fmt.Errorf("netstack: the TUN device must be non-blocking: %w", err)
@@ -113,7 +121,7 @@ func New(cfg Config) (*Stack, error) {
 
 // build makes a Stack that nothing runs in yet, gVisor's processors apart.
 func build(cfg Config) (*Stack, error) {
-	l, err := newLink(cfg.Tun, cfg.Loopback6, cfg.MTU, cfg.Log)
+	l, err := newLink(cfg.Tun, cfg.Loopback6, cfg.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -141,8 +149,9 @@ func build(cfg Config) (*Stack, error) {
 
 func (s *Stack) configure() error {
 	sack, tuned, wait := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true), tcpip.TCPTimeWaitTimeoutOption(lingering)
+	soon, late, retries := tcpip.TCPMinRTOOption(minRTO), tcpip.TCPMaxRTOOption(maxRTO), tcpip.TCPMaxRetriesOption(endless)
 	for _, opt := range []tcpip.SettableTransportProtocolOption{
-		&sack, &wait,
+		&sack, &wait, &soon, &late, &retries,
 		// Tuning is on only so that the window scale of the handshake is that of Max; Conn sets the sizes.
 		&tuned,
 		&tcpip.TCPReceiveBufferSizeRangeOption{Min: 1, Default: floorReceive, Max: floorReceive + bankReceive},
@@ -192,7 +201,7 @@ func (s *Stack) Err() error {
 func (s *Stack) Close() error {
 	s.once.Do(func() {
 		s.shut()
-		_ = s.cfg.Tun.SetReadDeadline(time.Unix(1, 0))
+		_ = s.cfg.Tun.SetReadDeadline(time.Now().Add(farewell))
 		<-s.done
 		s.reap()
 		close(s.deep.quit)

@@ -35,7 +35,7 @@ var errGaveUp = errors.New("netstack: the debuggee gave the connection up")
 type attempt struct {
 	id     stack.TransportEndpointID
 	seq    uint32 // of the SYN
-	syn    []byte // the whole packet, where it may have to go back: to a loopback address; else nil
+	syn    []byte // the whole packet, where it may have to go back: to an address of the debuggee's; else nil
 	cancel context.CancelCauseFunc
 	ctx    context.Context
 
@@ -105,7 +105,7 @@ func (a *attempts) admit(id stack.TransportEndpointID, seq uint32, pkt *stack.Pa
 	}
 	ctx, cancel := context.WithCancelCause(a.s.ctx)
 	t := &attempt{id: id, seq: seq, ctx: ctx, cancel: cancel, last: now, gap: time.Second}
-	if toAddr(id.LocalAddress).IsLoopback() {
+	if id.LocalAddress == id.RemoteAddress || toAddr(id.LocalAddress).IsLoopback() {
 		whole := stack.PayloadSince(pkt.NetworkHeader())
 		t.syn = slices.Clone(whole.AsSlice())
 		whole.Release()

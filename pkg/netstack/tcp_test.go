@@ -122,7 +122,11 @@ func TestResetByUs(t *testing.T) {
 		}
 	}
 	up := make(chan struct{})
-	r := start(t, "reset", map[string]any{"To": web4}, serving(func(c *Conn) { close(up); c.WaitReadable() }))
+	r := start(t, "reset", map[string]any{"To": web4}, serving(func(c *Conn) {
+		_, _ = c.Read(make([]byte, 1)) // the debuggee's connect has returned
+		close(up)
+		c.WaitReadable()
+	}))
 	<-up
 	r.Close()
 	var errno syscall.Errno
@@ -274,8 +278,8 @@ func TestLateReader(t *testing.T) {
 }
 
 // stallFor is how long debuggees or handlers stand still in the tests: a sender that has begun to back off tries again
-// after 6.2, 12.6, 25.4 s, and so is seen to be late.
-var stallFor = 8 * time.Second
+// after 0.2, 0.6, 1.4, 3, 6.2 s, and so is seen to be late.
+const stallFor = 3300 * time.Millisecond
 
 // Throughput, for the eye only.
 func TestRate(t *testing.T) {
@@ -290,6 +294,7 @@ func TestRate(t *testing.T) {
 			for sent := 0; sent < size; sent += len(buf) {
 				if _, err := c.Write(buf); err != nil {
 					t.Error(err)
+					return
 				}
 			}
 		}))
