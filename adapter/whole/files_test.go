@@ -269,13 +269,7 @@ func roundTrips(t *testing.T, log string) (streams, files int) {
 // agentChild is the process of the agent that is in the pod.
 func agentChild(t *testing.T, p *podlet.Pod) int {
 	t.Helper()
-	parent := 0
-	for _, pid := range processes(t) {
-		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if err == nil && bytes.Contains(raw, []byte(fmt.Sprintf("\x00--pod\x00local/%d\x00", p.MainPID()))) {
-			parent = pid
-		}
-	}
+	parent := agentParent(t, p)
 	for _, pid := range processes(t) {
 		if raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)); err == nil && parent != 0 &&
 			strings.Contains(string(raw), fmt.Sprintf("\nPPid:\t%d\n", parent)) {
@@ -283,6 +277,18 @@ func agentChild(t *testing.T, p *podlet.Pod) int {
 		}
 	}
 	t.Fatalf("no agent's child (parent %d)", parent)
+	return 0
+}
+
+// agentParent is the agent's first process, 0 while there is none.
+func agentParent(t *testing.T, p *podlet.Pod) int {
+	t.Helper()
+	for _, pid := range processes(t) {
+		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err == nil && bytes.Contains(raw, []byte(fmt.Sprintf("\x00--pod\x00local/%d\x00", p.MainPID()))) {
+			return pid
+		}
+	}
 	return 0
 }
 

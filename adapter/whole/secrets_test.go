@@ -64,7 +64,7 @@ func TestSecrets(t *testing.T) {
 	c := newCanaries()
 	p, run := pod(t, c.pod()), shortDir(t)
 	t.Run("debug", func(t *testing.T) { testSecretsDebug(t, p, c, run) })
-	t.Run("crash", func(t *testing.T) { testSecretsCrash(t, p, c, run) })
+	t.Run("crash", func(t *testing.T) { testSecretsCrash(t, pod(t, c.pod()), c, run) }) // with an agent of its own, whose log it reads
 	t.Run("exec", func(t *testing.T) { testSecretsExec(t, p, c, run) })
 	t.Run("errors", func(t *testing.T) { testSecretsErrors(t, p, c, run) })
 }
@@ -188,29 +188,29 @@ func testSecretsErrors(t *testing.T, p *podlet.Pod, c canaries, run string) {
 type watched struct {
 	*adapter
 	canaries canaries
-	messages kept // all that it sends to the editor
-	errors   kept // its standard error
+	messages recorder // all that it sends to the editor
+	errors   recorder // its standard error
 	dirs     []string
 }
 
-// kept is a buffer that is read while it is written.
-type kept struct {
+// recorder is a buffer that is read while it is written.
+type recorder struct {
 	mu sync.Mutex
 	b  []byte
 }
 
-func (k *kept) Write(p []byte) (int, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.b = append(k.b, p...)
+func (r *recorder) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.b = append(r.b, p...)
 	return len(p), nil
 }
 
 // Bytes is a copy of all that was written so far.
-func (k *kept) Bytes() []byte {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return bytes.Clone(k.b)
+func (r *recorder) Bytes() []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return bytes.Clone(r.b)
 }
 
 func (w *watched) log() string { return string(w.errors.Bytes()) }

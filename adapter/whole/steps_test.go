@@ -32,6 +32,8 @@ func steps(t *testing.T, p *podlet.Pod, configuration map[string]any, env []stri
 	if len(argv) == 0 {
 		argv = []string{program(t, "steps")}
 	}
+	// An agent that is just ending may still be joined, and would go on with its own trace and log.
+	eventually(t, patience, "the former session's agent has ended", func() bool { return agentParent(t, p) == 0 })
 	cmd := command(t, p, configuration, argv...)
 	cmd.Env = append(os.Environ(), env...)
 	return started(t, cmd)
