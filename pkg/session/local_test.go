@@ -36,6 +36,9 @@ func TestDeepTemp(t *testing.T) {
 // TestConnectLeaving: an agent that ends with the session before this one is waited for, not an error.
 func TestConnectLeaving(t *testing.T) {
 	l := &local{dir: t.TempDir(), netns: "4026531992", hello: wire.Hello{Session: "s"}}
+	if err := os.Chmod(l.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	socket, err := net.Listen("unix", filepath.Join(l.dir, l.netns+".token"))
 	if err != nil {
 		t.Fatal(err)
