@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/stepin-dev/stepin/adapter/dap/client"
+	"github.com/stepin-dev/stepin/adapter/dap/talk"
 	"github.com/stepin-dev/stepin/pkg/podlet"
 )
 
@@ -103,7 +104,7 @@ type adapter struct {
 	*client.Client
 	t      *testing.T
 	cmd    *exec.Cmd
-	stderr bytes.Buffer
+	stderr talk.Buffer
 	ended  chan struct{}
 }
 
