@@ -197,10 +197,16 @@ const lostWait = time.Second
 // why is err, unless the agent's end is what is behind it: whoever needed it has failed in a way of its own.
 func (l *link) why(err error) error {
 	if conn, _ := l.current(); conn != nil {
-		return err
+		select {
+		case <-conn.Done():
+		default:
+			if !errors.Is(err, mux.ErrLost) && fail.CodeOf(err) != fail.AgentLost {
+				return err
+			}
+		}
 	}
 	select {
-	case <-l.ended:
+	case <-l.ended: // by now what a killed agent has left is removed
 	case <-time.After(lostWait):
 	}
 	l.log.Debug("starting failed without the agent", "err", err)
