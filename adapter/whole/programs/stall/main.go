@@ -72,6 +72,8 @@ func run(args []string) error {
 
 // fill writes until the connection takes no more.
 func (s *stalled) fill(c net.Conn) {
+	// Thousands of sockets with buffers of megabytes would put the whole machine's TCP under memory pressure.
+	_ = c.(*net.TCPConn).SetWriteBuffer(64 << 10)
 	block := make([]byte, 16<<10)
 	for {
 		n, err := c.Write(block)
