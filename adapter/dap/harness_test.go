@@ -22,17 +22,16 @@ import (
 type lockedBuffer = talk.Buffer
 
 var (
-	initialize     = talk.Initialize
-	must           = talk.Must
-	refused        = talk.Refused
-	event          = talk.Event
-	begin          = talk.Begin
-	setBreakpoints = talk.SetBreakpoints
-	mark           = talk.Mark
-	exit           = talk.Exit
-	edit           = talk.Edit
-	limit          = talk.Limit
-	environ        = talk.Environ
+	initialize = talk.Initialize
+	must       = talk.Must
+	refused    = talk.Refused
+	event      = talk.Event
+	begin      = talk.Begin
+	mark       = talk.Mark
+	exit       = talk.Exit
+	edit       = talk.Edit
+	limit      = talk.Limit
+	environ    = talk.Environ
 )
 
 // launchArgs wraps Delve's keys as a user of stepin writes them.

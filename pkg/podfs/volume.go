@@ -49,7 +49,6 @@ type notes struct {
 	names []nameNote
 	attrs []uint64 // nodes whose attributes have changed
 	data  []uint64 // and their content
-	lost  map[uint64]bool
 }
 
 type nameNote struct {

@@ -292,15 +292,15 @@ func (a *testAgent) childPid() int {
 		more, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", pid, task.Name()))
 		raw = append(raw, more...)
 	}
-	for _, f := range strings.Fields(string(raw)) {
-		n, err := strconv.Atoi(f)
-		if err != nil {
-			a.t.Fatal(err)
-		}
-		return n
+	children := strings.Fields(string(raw))
+	if len(children) == 0 {
+		a.t.Fatal("the agent has no child")
 	}
-	a.t.Fatal("the agent has no child")
-	return 0
+	n, err := strconv.Atoi(children[0])
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return n
 }
 
 // testSession is the session's end of a channel.
