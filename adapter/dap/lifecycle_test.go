@@ -210,9 +210,9 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// TestLost kills the real debugger, and ends the session, under a stopped debuggee.
+// TestLost kills the real debugger, and ends the session, under a stopped debuggee, and kills that.
 func TestLost(t *testing.T) {
-	for _, what := range []string{"dlv", "session"} {
+	for _, what := range []string{"dlv", "session", "debuggee"} {
 		t.Run(what, func(t *testing.T) {
 			dir := program(t, "service")
 			a := startAdapter(t, dir)
@@ -220,14 +220,21 @@ func TestLost(t *testing.T) {
 			get(t, a, 1)
 			event(t, a.Client, "stopped")
 			pid := debuggees(a)[0]
-			if what == "dlv" {
+			switch what {
+			case "dlv":
 				syscall.Kill(parent(t, pid), syscall.SIGKILL)
-			} else {
+			case "debuggee":
+				syscall.Kill(pid, syscall.SIGKILL)
+				if e := event(t, a.Client, "exited"); !strings.Contains(string(e.Body), "-9") {
+					t.Errorf("exited: %s", e.Body)
+				}
+			default:
 				a.place.err = fail.New(fail.AgentLost, "start it again", "the pod has gone")
 				close(a.place.done)
 			}
 			event(t, a.Client, "terminated")
-			want := map[string]string{"dlv": "dlv ended unexpectedly (signal: killed)", "session": "the pod has gone\nhint: start it again"}[what]
+			want := map[string]string{"dlv": "dlv ended unexpectedly (signal: killed)", "session": "the pod has gone\nhint: start it again",
+				"debuggee": "the debuggee has ended while it stood (signal: killed)"}[what]
 			if got := a.Output("stderr"); !strings.Contains(got, want) {
 				t.Errorf("the user reads %q", got)
 			}
