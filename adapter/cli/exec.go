@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -42,13 +43,34 @@ func execCommand() *cobra.Command {
 	flags.SetInterspersed(false) // the command's own flags are its own
 	flags.StringVarP(&f.target, "target", "t", "", "whose place the command takes: local/PID")
 	flags.StringVarP(&f.file, "config", "c", "", "a launch configuration (JSON, or a stepin.yaml) instead of the stepin.yaml found upwards")
-	flags.UintSliceVar(&f.steal, "steal", nil, "ports whose requests the command answers in the pod's place; by default all it listens on")
+	flags.Var(&f.steal, "steal", "ports whose requests the command answers in the pod's place, as in 8080,9090; by default all it listens on")
 	return cmd
 }
 
 type execFlags struct {
 	target, file string
-	steal        []uint
+	steal        ports
+}
+
+// ports are numbers with commas between them. Which of them are ports the configuration's checks say.
+type ports []uint
+
+// String is what help shows as the default: nothing.
+func (p *ports) String() string { return "" }
+
+// Type is what help calls the value.
+func (p *ports) Type() string { return "ports" }
+
+// Set adds to what is there: the flag may be repeated.
+func (p *ports) Set(text string) error {
+	for _, part := range strings.Split(text, ",") {
+		n, err := strconv.ParseUint(strings.TrimSpace(part), 10, 32)
+		if err != nil {
+			return fmt.Errorf("%q is no port", part)
+		}
+		*p = append(*p, uint(n))
+	}
+	return nil
 }
 
 // config is the configuration that the flags make, over --config or the stepin.yaml upwards from dir.
@@ -113,7 +135,7 @@ func runExec(cmd *cobra.Command, f execFlags, args []string) error {
 	s, err := start(starting, session.Options{
 		Config: c, Log: logger(stderr),
 		Notice: func(line string) { fmt.Fprintln(stderr, "stepin: "+line) },
-		Place:  session.Place{Program: program, Workdir: dir, Workspace: dir, Environ: os.Environ()},
+		Place:  session.Place{Program: here(program), Workdir: dir, Workspace: dir, Environ: os.Environ()},
 	})
 	if err != nil {
 		if starting.Err() != nil {
@@ -136,13 +158,14 @@ func runExec(cmd *cobra.Command, f execFlags, args []string) error {
 
 // runInside runs the command with stepin's own streams and returns its status.
 func runInside(ctx context.Context, s *session.Session, argv []string, dir string, stderr io.Writer) (int, error) {
-	cmd := s.Command(ctx, argv, s.Environ(nil), dir)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Env, cmd.Dir = s.Environ(nil), dir
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH)
 	defer signal.Stop(signals)
-	if err := cmd.Start(); err != nil {
-		return 0, fail.Wrap(fail.ProgramMissing, err, "", "%s does not start", argv[0])
+	if err := s.Begin(cmd); err != nil {
+		return 0, err
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
@@ -193,8 +216,16 @@ func fromTerminal(sig os.Signal) bool {
 	return err == nil && group == unix.Getpgrp()
 }
 
+// here is the program's path if this machine has it: what only the pod has stays the pod's.
+func here(program string) string {
+	if _, err := os.Stat(program); err != nil {
+		return ""
+	}
+	return program
+}
+
 // findProgram makes a command's name absolute. A path that does not exist here may exist in the pod, if its folder
-// does not exist here either; then the stub says so, with status 127 or 126 like a shell.
+// does not exist here either; whether it does is seen when it is run.
 func findProgram(name, dir string) (string, error) {
 	if !strings.Contains(name, "/") {
 		path, err := exec.LookPath(name)

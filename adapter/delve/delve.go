@@ -152,7 +152,8 @@ func (d *Debugger) checkMode() error {
 // Name is dlv.
 func (d *Debugger) Name() string { return "dlv" }
 
-// Hints are the program, the debuggee's working directory and the workspace, all absolute.
+// Hints are the program if it is a file or folder of this machine, the debuggee's working directory and the workspace, all
+// absolute.
 func (d *Debugger) Hints() dap.Hints {
 	program := absolute(d.base, d.keys.Program)
 	folder := program
@@ -161,6 +162,9 @@ func (d *Debugger) Hints() dap.Hints {
 	}
 	if !isDir(folder) { // an import path
 		folder = d.base
+	}
+	if _, err := os.Stat(program); err != nil {
+		program = "" // an import path, or an executable of the pod
 	}
 	return dap.Hints{Program: program, Cwd: absolute(d.base, d.keys.Cwd), Workspace: workspace(folder)}
 }

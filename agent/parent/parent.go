@@ -12,8 +12,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/stepin-dev/stepin/agent/lease"
 	"github.com/stepin-dev/stepin/agent/pair"
@@ -24,6 +27,7 @@ import (
 type Options struct {
 	Pod       string // local/PID
 	Listen    string // unix:PATH
+	Sweep     bool   // remove PATH's directory at the end, if nobody needs it
 	TokenHash []byte // SHA-256 of the sessions' token
 	TTL       time.Duration
 	Who       string // user@host, for a second agent's message
@@ -140,12 +144,27 @@ func (p *Parent) close() {
 	}
 	if p.listener != nil {
 		p.listener.Close()
+		if p.Sweep {
+			sweep(filepath.Dir(p.listener.Addr().String()))
+		}
 	}
 	if p.trace != nil {
 		p.trace.Close()
 	}
 	if p.target != nil {
 		p.target.close()
+	}
+}
+
+// sweep removes the directory that sessions lock while they start an agent, if it is empty and nobody does.
+func sweep(dir string) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		_ = unix.Rmdir(dir) // ENOTEMPTY: others need it
 	}
 }
 

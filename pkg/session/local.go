@@ -81,7 +81,11 @@ func foreign(pid int, err error) error {
 	if errors.As(err, &path) {
 		err = path.Err
 	}
-	return fail.Wrap(fail.TargetForeign, err, "take a process of your own user, or run stepin as root",
+	hint := "take a process of your own user, or run stepin as root"
+	if os.Geteuid() == 0 {
+		hint = "take another process: this root lacks CAP_SYS_PTRACE over it"
+	}
+	return fail.Wrap(fail.TargetForeign, err, hint,
 		"target: process %d is not yours to enter", pid)
 }
 
@@ -105,18 +109,66 @@ func runtimeDir() (string, error) {
 			dir = filepath.Join(x, "stepin")
 		}
 	}
+	return dir, ownDir(dir)
+}
+
+// ownDir makes the directory, if it is not there, and checks that it is private.
+func ownDir(dir string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return "", fmt.Errorf("session: making the runtime directory: %w", err)
+		return fmt.Errorf("session: making the runtime directory: %w", err)
 	}
 	info, err := os.Lstat(dir)
 	if err != nil {
-		return "", fmt.Errorf("session: looking at the runtime directory: %w", err)
+		return fmt.Errorf("session: looking at the runtime directory: %w", err)
 	}
 	if !info.IsDir() || info.Mode().Perm()&0o077 != 0 || owner(info) != os.Getuid() {
-		return "", fail.New(fail.AgentStart, "remove it, or set XDG_RUNTIME_DIR to a directory of your own",
+		return fail.New(fail.AgentStart, "remove it, or set XDG_RUNTIME_DIR to a directory of your own",
 			"%s must be a directory of yours with mode 0700", dir)
 	}
-	return dir, nil
+	return nil
+}
+
+// lockTries bounds how often the runtime directory may be removed between our making and our locking it.
+const lockTries = 100
+
+// lockDir locks the runtime directory, which whoever leaves removes: it makes it again if it is not there, or no more.
+func lockDir(dir string) (*os.File, error) {
+	for range lockTries {
+		if err := ownDir(dir); errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		f, err := os.Open(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return nil, fmt.Errorf("session: opening the runtime directory: %w", err)
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+			f.Close()
+			return nil, fmt.Errorf("session: locking the runtime directory: %w", err)
+		}
+		locked, err := f.Stat()
+		if now, serr := os.Lstat(dir); err == nil && serr == nil && os.SameFile(locked, now) {
+			return f, nil
+		}
+		f.Close()
+	}
+	return nil, fmt.Errorf("session: locking the runtime directory: it does not stay")
+}
+
+// sweepDir removes the runtime directory if it is empty and nobody is about to use it. A session's agent does the same
+// at its end, which comes after the session's.
+func sweepDir(dir string) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		_ = unix.Rmdir(dir) // ENOTEMPTY: others need it
+	}
 }
 
 func owner(info fs.FileInfo) int {
@@ -128,14 +180,11 @@ func owner(info fs.FileInfo) int {
 
 // connect joins the agent that serves the pod already, or starts one. Only one session of this user does so at a time.
 func (l *local) connect(ctx context.Context, _ string) (*mux.Conn, wire.Welcome, string, error) {
-	lock, err := os.Open(l.dir)
+	lock, err := lockDir(l.dir)
 	if err != nil {
-		return nil, wire.Welcome{}, "", fmt.Errorf("session: opening the runtime directory: %w", err)
+		return nil, wire.Welcome{}, "", err
 	}
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return nil, wire.Welcome{}, "", fmt.Errorf("session: locking the runtime directory: %w", err)
-	}
 	for end := time.Now().Add(leaveWait); ; {
 		conn, welcome, socket, err := l.joinOrStart(ctx)
 		leaving := errors.Is(err, mux.ErrLost) || errors.Is(err, syscall.ESHUTDOWN)
@@ -193,7 +242,7 @@ func (l *local) start(ctx context.Context) (*mux.Conn, wire.Welcome, string, err
 	hash := sha256.Sum256([]byte(token))
 	socket := filepath.Join(l.dir, l.netns+"."+token)
 	args := []string{"--pod", "local/" + strconv.Itoa(l.pid), "--listen", "unix:" + socket,
-		"--token-sha256", hex.EncodeToString(hash[:]), "--ttl", l.ttl.String(), "--who", l.hello.Who}
+		"--token-sha256", hex.EncodeToString(hash[:]), "--ttl", l.ttl.String(), "--who", l.hello.Who, "--sweep"}
 	p, err := l.exec(args)
 	if err != nil {
 		return fail0(err)

@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/stepin-dev/stepin/pkg/mux"
 	"github.com/stepin-dev/stepin/pkg/wire"
@@ -31,6 +34,49 @@ func TestDeepTemp(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
+}
+
+// TestRuntimeDirGoes: whoever leaves removes the runtime directory if it is empty and not locked, and whoever comes
+// meanwhile makes it again.
+func TestRuntimeDirGoes(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "runtime")
+	exists := func() bool {
+		_, err := os.Lstat(dir)
+		return err == nil
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sweepDir(dir); !exists() {
+		t.Error("it was removed while it was locked")
+	}
+	came := make(chan error, 1)
+	go func() { // waits for the lock, unless it comes when all is over
+		again, err := lockDir(dir)
+		if err == nil && !exists() {
+			err = errors.New("locked, and not there")
+		}
+		if err == nil {
+			err = again.Close()
+		}
+		came <- err
+	}()
+	if err := errors.Join(unix.Rmdir(dir), lock.Close(), <-came); err != nil {
+		t.Error(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "socket"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if sweepDir(dir); !exists() {
+		t.Error("it was removed with a socket in it")
+	}
+	if err := os.Remove(filepath.Join(dir, "socket")); err != nil {
+		t.Fatal(err)
+	}
+	if sweepDir(dir); exists() {
+		t.Error("it stays")
+	}
 }
 
 // TestConnectLeaving: an agent that ends with the session before this one is waited for, not an error.

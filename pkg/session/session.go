@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/stepin-dev/stepin/pkg/config"
@@ -79,6 +80,7 @@ type Session struct {
 	log      *slog.Logger
 	target   config.Target
 	dir      string
+	runtime  string // where the agent's socket is
 	outgoing *policy.Outgoing
 	plan     policy.FilesPlan
 	pod      wire.Pod
@@ -218,6 +220,7 @@ func (s *Session) connect(ctx context.Context, netns string) error {
 	if err != nil {
 		return err
 	}
+	s.runtime = dir
 	var id [16]byte
 	if _, err := rand.Read(id[:]); err != nil {
 		return err
@@ -346,7 +349,8 @@ func (s *Session) enter(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	plan := namespaces.Plan{Addrs: s.pod.Addrs, Cover: s.plan.Cover, Hide: s.plan.Hide, Blank: s.blank(), Dir: s.dir,
+	plan := namespaces.Plan{Addrs: s.pod.Addrs, Cover: s.plan.Cover, Hide: s.plan.Hide, Host: s.plan.Host,
+		Blank: s.blank(), Dir: s.dir,
 		TunPath: s.options.TunPath, FusePath: s.options.FusePath}
 	if s.config.Hostname {
 		plan.Hostname = s.pod.Hostname
@@ -382,11 +386,35 @@ func (s *Session) smallVolumes() []string {
 // announce says what this session has and what it lacks.
 func (s *Session) announce() {
 	_, left := s.environ(nil)
-	s.notice(fmt.Sprintf("in the place of %s (%s): %d of its variables, %d paths; %d variables left out",
-		s.pod.Target, s.pod.Hostname, len(s.pod.Env)-len(left), len(s.plan.Cover), len(left)))
+	line := fmt.Sprintf("in the place of %s, host name %s: %s and %s of the pod's", s.pod.Target, s.pod.Hostname,
+		count(len(s.pod.Env)-len(left), "variable"), count(len(s.plan.Cover), "path"))
+	if len(left) > 0 {
+		line += fmt.Sprintf("; %s left out (%s)", count(len(left), "variable"), firstNames(left))
+	}
+	s.notice(line)
 	for _, l := range s.pod.Limits {
 		s.notice(l)
 	}
+}
+
+// firstNames are the names of the variables left out, or some of them.
+func firstNames(left []policy.Left) string {
+	const most = 3
+	var all []string
+	for i, l := range left {
+		if i == most {
+			return strings.Join(all, ", ") + ", …"
+		}
+		all = append(all, l.Name)
+	}
+	return strings.Join(all, ", ")
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // follow ends the session when its namespaces are gone, or when the agent says that the pod is.
@@ -401,6 +429,9 @@ func (s *Session) follow() {
 		}
 		s.end(fail.Wrap(fail.NamespacesForbidden, err, "start again", "the debuggee's namespaces are gone"))
 	case <-s.link.ended:
+		if s.ctx.Err() != nil {
+			return // it was Close
+		}
 		var bye mux.ByeError
 		if errors.As(s.link.err, &bye) && bye.Reason != "" {
 			s.end(fail.New(fail.AgentLost, "start again when the pod runs", "%s", bye.Reason))
@@ -455,6 +486,9 @@ func (s *Session) Close() error {
 			s.log.Debug("round trips", "streams", s.link.opened.Load(), "files", fmt.Sprintf("%+v", s.fs.Stats()))
 			s.fs.Close()
 		}
+		if s.runtime != "" {
+			sweepDir(s.runtime)
+		}
 		s.guard.Dismiss()
 		if s.dir != "" {
 			err = errors.Join(err, os.RemoveAll(s.dir))
@@ -469,13 +503,30 @@ func (s *Session) Dir() string { return s.dir }
 // Wrap returns the command line that runs argv in the pod's place.
 func (s *Session) Wrap(argv []string) []string { return s.ns.Wrap(argv) }
 
-// Command is Wrap as a command, not yet started. env is its whole environment.
-func (s *Session) Command(ctx context.Context, argv, env []string, dir string) *exec.Cmd {
-	argv = s.Wrap(argv)
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env, cmd.Dir = env, dir
-	return cmd
+// Begin starts a command in the pod's place; its path and arguments are as seen there. A program that cannot be run there
+// is an error, not a status.
+func (s *Session) Begin(cmd *exec.Cmd) error {
+	program := cmd.Path
+	err := s.ns.Begin(cmd)
+	var refused *namespaces.ExecError
+	if !errors.As(err, &refused) {
+		return err
+	}
+	switch {
+	case refused.Status == exitMissing:
+		return fail.New(fail.ProgramMissing, "it takes a path of this machine, or of the pod where the pod's files are seen",
+			"%s: no such program in the pod's place", program)
+	case refused.Errno == syscall.ENOEXEC:
+		return fail.Wrap(fail.ProgramMissing, refused.Errno, "run it by its interpreter; or build it for this machine", "%s is not a program", program)
+	case refused.Errno != 0:
+		return fail.Wrap(fail.ProgramMissing, refused.Errno, "chmod +x, or run it by its interpreter; not everything can be run from where the pod's files are seen",
+			"%s cannot be run in the pod's place", program)
+	}
+	return fail.New(fail.Internal, "start it again", "%s cannot be run in the pod's place: %s", program, refused.Text)
 }
+
+// exitMissing is the stub's status where there is no such program.
+const exitMissing = 127
 
 // SetPaused says that the debuggee stands at a breakpoint.
 func (s *Session) SetPaused(paused bool) { s.link.send(wire.KindState, wire.State{Paused: paused}) }

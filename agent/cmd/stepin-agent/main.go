@@ -50,6 +50,7 @@ func run(ctx context.Context, stderr io.Writer, args []string) error {
 	flags.DurationVar(&o.TTL, "ttl", 0, "how long to stay without a session")
 	flags.StringVar(&o.Who, "who", "", "who starts this, as user@host")
 	flags.StringVar(&o.Trace, "trace", "", "file for what is done in the pod, as JSON lines")
+	flags.BoolVar(&o.Sweep, "sweep", false, "remove the listener's directory at the end, if it is empty and not locked")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
