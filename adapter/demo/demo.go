@@ -61,7 +61,8 @@ var (
 type demo struct {
 	Options
 	story  *story
-	dir    string // private, removed at the end
+	dir    string            // private, removed at the end
+	guard  *namespaces.Guard // removes it when this process is killed
 	pod    *podlet.Pod
 	editor *editor
 
@@ -102,6 +103,7 @@ func (d *demo) close() {
 	if d.pod != nil {
 		d.pod.Close()
 	}
+	d.guard.Dismiss()
 	if d.dir != "" {
 		os.RemoveAll(d.dir)
 	}
@@ -139,6 +141,9 @@ func (d *demo) machine(ctx context.Context) (err error) {
 	keeper, err := embedded.Keeper()
 	if err != nil {
 		return err
+	}
+	if d.guard, err = namespaces.NewGuard(d.dir, keeper); err != nil {
+		d.guard = nil // then neither can there be namespaces, and the next step says why
 	}
 	var failed []namespaces.Step
 	for _, s := range namespaces.Probe(ctx, namespaces.Plan{TunPath: d.Tun, FusePath: d.Fuse}, namespaces.Options{Stub: stub, Keeper: keeper}) {
