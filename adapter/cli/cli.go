@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -79,17 +80,8 @@ func New(version string, stdout, stderr io.Writer) *cobra.Command {
 		Short:         "Run a program under the debugger as if inside a pod",
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				hint := "stepin --help"
-				if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-					hint = "stepin " + near[0]
-				}
-				return fail.New(fail.ConfigValue, hint, "there is no command %q", args[0])
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:          onlyCommands,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SuggestionsMinimumDistance = 2
 	root.CompletionOptions.HiddenDefaultCmd = true
@@ -103,14 +95,36 @@ func New(version string, stdout, stderr io.Writer) *cobra.Command {
 	return root
 }
 
+// onlyCommands refuses a command that does not exist, with the name of one that is meant perhaps.
+func onlyCommands(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := cmd.CommandPath() + " --help"
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = cmd.CommandPath() + " " + near[0]
+	}
+	return fail.New(fail.ConfigValue, hint, "there is no command %q", strings.TrimPrefix(cmd.CommandPath()+" "+args[0], "stepin "))
+}
+
 // exactly is cobra.ExactArgs as an error with a hint.
 func exactly(n int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != n {
-			return fail.New(fail.ConfigValue, cmd.CommandPath()+" --help", "%s takes %d arguments, not %d", cmd.CommandPath(), n, len(args))
+			return fail.New(fail.ConfigValue, cmd.CommandPath()+" --help", "%s takes %s, not %d", cmd.CommandPath(), arguments(n), len(args))
 		}
 		return nil
 	}
+}
+
+func arguments(n int) string {
+	switch n {
+	case 0:
+		return "no arguments"
+	case 1:
+		return "one argument"
+	}
+	return fmt.Sprintf("%d arguments", n)
 }
 
 // logger writes to standard error what STEPIN_LOG=debug asks for, and nothing otherwise: editors show an adapter's

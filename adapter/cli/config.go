@@ -16,9 +16,10 @@ func configCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "config",
 		Short: "Check and show configurations",
-		Args:  exactly(0),
+		Args:  onlyCommands,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	cmd.SuggestionsMinimumDistance = 2
 	cmd.AddCommand(&cobra.Command{
 		Use:   "check FILE",
 		Short: "Say what is wrong with a launch configuration (JSON) or a stepin.yaml",

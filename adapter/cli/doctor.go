@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/stepin-dev/stepin/adapter/delve"
 	"github.com/stepin-dev/stepin/pkg/embedded"
@@ -19,7 +21,8 @@ type check struct {
 	Name  string `json:"name"`
 	OK    bool   `json:"ok"`
 	Call  string `json:"call,omitempty"`  // the call that failed
-	Error string `json:"error,omitempty"` // its errno, in words
+	Errno string `json:"errno,omitempty"` // by its name
+	Error string `json:"error,omitempty"` // in words
 	Cure  string `json:"cure,omitempty"`
 }
 
@@ -72,15 +75,18 @@ func examine(cmd *cobra.Command) ([]check, error) {
 	var all []check
 	for _, s := range namespaces.Probe(cmd.Context(), plan, o) {
 		c := check{Name: s.Name, OK: s.Err == nil, Call: s.Call, Cure: s.Cure}
-		if s.Err != nil {
-			c.Error = s.Err.Error()
-		}
-		if errors.Is(s.Err, namespaces.ErrNotTried) {
+		var errno syscall.Errno
+		switch {
+		case errors.Is(s.Err, namespaces.ErrNotTried):
 			c.Error = "not tried"
+		case errors.As(s.Err, &errno) && errno != 0:
+			c.Errno, c.Error = unix.ErrnoName(errno), errno.Error()
+		case s.Err != nil:
+			c.Error = s.Err.Error()
 		}
 		all = append(all, c)
 	}
-	dlv := check{Name: "dlv, the Go debugger"}
+	dlv := check{Name: "Go debugger"}
 	if _, err := delve.Find(os.Environ()); err != nil {
 		dlv.Error, dlv.Cure = err.Error(), fail.Hint(err)
 	} else {
@@ -95,17 +101,19 @@ func printTable(cmd *cobra.Command, all []check) error {
 		word := "ok"
 		if !c.OK {
 			word = c.Error
-			if c.Call != "" {
-				word = c.Call + ": " + c.Error
-			}
+		}
+		if c.Errno != "" {
+			word = fmt.Sprintf("%s: %s (%s)", c.Call, c.Errno, c.Error)
 		}
 		fmt.Fprintf(w, "%s\t%s\n", c.Name, word)
 	}
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("cli: printing: %w", err)
 	}
+	said := map[string]bool{}
 	for _, c := range all {
-		if c.Cure != "" {
+		if c.Cure != "" && !said[c.Cure] {
+			said[c.Cure] = true
 			fmt.Fprintf(cmd.OutOrStdout(), "hint: %s: %s\n", c.Name, c.Cure)
 		}
 	}
