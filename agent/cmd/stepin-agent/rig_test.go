@@ -38,8 +38,18 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if socket := os.Getenv(strangerEnv); socket != "" {
+		if err := dialAsStranger(socket); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(testMain(m))
 }
+
+// strangerEnv makes this binary the other user of TestStrangers; it names the socket to dial.
+const strangerEnv = "STEPIN_TEST_SOCKET"
 
 func testMain(m *testing.M) int {
 	if agentBinary = os.Getenv("STEPIN_TEST_AGENT"); agentBinary != "" {
