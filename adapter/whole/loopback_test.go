@@ -94,11 +94,15 @@ func (r *running) do(format string, args ...any) string {
 	return strings.TrimPrefix(r.line(), line+": ")
 }
 
-// sidecars are neighbours in the pod that answer "sidecar".
+// sidecars are neighbours in the pod, on its loopback and on its addresses, that answer "sidecar".
 func sidecars(port uint16) (all []podlet.Sidecar) {
 	serve := func(c net.Conn) { fmt.Fprintln(c, "sidecar") }
-	for _, host := range []string{"127.0.0.1", "::1"} {
-		at := netip.AddrPortFrom(netip.MustParseAddr(host), port)
+	hosts := []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}
+	for _, a := range podlet.DefaultAddrs {
+		hosts = append(hosts, a.Addr())
+	}
+	for _, host := range hosts {
+		at := netip.AddrPortFrom(host, port)
 		all = append(all, podlet.Sidecar{Network: "tcp", Addr: at, Serve: serve}, podlet.Sidecar{Network: "udp", Addr: at})
 	}
 	return all
@@ -125,7 +129,7 @@ func TestLoopback(t *testing.T) {
 	sidecar := map[string]string{"tcp": "sidecar", "udp": "who"} // the latter is an echo
 	t.Run("the pod's sidecar", func(t *testing.T) {
 		for range 2 {
-			for _, host := range []string{"127.0.0.1", "::1"} {
+			for _, host := range []string{"127.0.0.1", "::1", p.Addr(false).String(), p.Addr(true).String()} {
 				for network, want := range sidecar {
 					if got := r.do("dial %s %s", network, net.JoinHostPort(host, fmt.Sprint(shared))); got != want {
 						t.Errorf("%s %s: %s", network, host, got)
@@ -138,7 +142,7 @@ func TestLoopback(t *testing.T) {
 		}
 	})
 	t.Run("nobody", func(t *testing.T) {
-		for _, host := range loopbacks {
+		for _, host := range append(loopbacks, p.Addr(false).String(), p.Addr(true).String()) {
 			for _, network := range []string{"tcp", "udp"} {
 				if got := r.do("dial %s %s", network, net.JoinHostPort(host, fmt.Sprint(free(t)))); got != "connection refused" {
 					t.Errorf("%s %s: %s", network, host, got)
@@ -324,7 +328,7 @@ func noLoops(t *testing.T, p *podlet.Pod, r *running) {
 			t.Fatal(got)
 		}
 		for range 10 {
-			for _, host := range []string{"127.0.0.1", "::1"} {
+			for _, host := range []string{"127.0.0.1", "::1", p.Addr(false).String()} {
 				if got := r.do("dial tcp %s", net.JoinHostPort(host, fmt.Sprint(port))); got != "connection refused" {
 					t.Errorf("%s after it has ceased to listen: %s", host, got)
 				}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strconv"
@@ -32,8 +33,9 @@ type Namespaces struct {
 	keeper *keeper
 
 	tun   *os.File
-	loop6 *os.File // nil where ::1 is native
-	ipv6  bool     // the kernel has it
+	loop6 *os.File     // nil where ::1 is native
+	ipv6  bool         // the kernel has it
+	addrs []netip.Addr // the pod's
 	route *kernelSocket
 	diag  *kernelSocket
 

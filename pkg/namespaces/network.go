@@ -53,15 +53,15 @@ func (h *holder) network() (files []int, err error) {
 	}
 	src := h.plan.first(true)
 	if !ipv6 || !src.IsValid() {
-		return files, rules(files[1], false, ipv6)
+		return files, h.rules(files[1], false, ipv6)
 	}
 	in6, err := openLoopback6(lo, dev, src)
 	if err != nil {
 		h.note("::1 stays inside: %v", err)
-		return files, rules(files[1], false, true)
+		return files, h.rules(files[1], false, true)
 	}
 	files = append(files, in6)
-	return files, rules(files[1], true, true)
+	return files, h.rules(files[1], true, true)
 }
 
 // hasIPv6 says whether the kernel has IPv6 at all (ipv6.disable=1 or no module: it has not).
@@ -177,7 +177,7 @@ func (h *holder) addresses(tun netlink.Link, ipv6 bool) error {
 	return nil
 }
 
-// loopRoutes fills the two tables: everything is local, and the loopback goes out by the device.
+// loopRoutes fills the two tables: everything is local, and the loopback and the pod's own addresses go out by the device.
 func (h *holder) loopRoutes(lo, tun netlink.Link, ipv6 bool) error {
 	local := func(all string) *netlink.Route {
 		p := netip.MustParsePrefix(all)
@@ -192,6 +192,16 @@ func (h *holder) loopRoutes(lo, tun netlink.Link, ipv6 bool) error {
 	if ipv6 {
 		routes = append(routes, local("::/0"))
 	}
+	for _, a := range h.plan.Addrs {
+		if a.Is6() && !ipv6 {
+			continue
+		}
+		r := &netlink.Route{Table: tableLoop, Dst: ipNet(netip.PrefixFrom(a, a.BitLen())), LinkIndex: tun.Attrs().Index, Src: a.AsSlice()}
+		if a.Is4() {
+			r.Scope = netlink.SCOPE_LINK
+		}
+		routes = append(routes, r)
+	}
 	for _, r := range routes {
 		if err := netlink.RouteAdd(r); err != nil {
 			return failedStep(stepNetwork, err, "RTM_NEWROUTE %v table %d", r.Dst, r.Table)
@@ -200,9 +210,10 @@ func (h *holder) loopRoutes(lo, tun netlink.Link, ipv6 bool) error {
 	return nil
 }
 
-// rules puts the fixed rules in order: the table of local addresses from first to last, the loopback before it. The session
-// adds those of single ports. Without loop6 ::1 stays native.
-func rules(fd int, loop6, ipv6 bool) error {
+// rules puts the fixed rules in order: the table of local addresses from first to last, the loopback before it, and what
+// goes to the pod's own addresses: the pod has more listeners there than the debuggee's. The session adds the rules of single
+// ports. Without loop6 ::1 stays native.
+func (h *holder) rules(fd int, loop6, ipv6 bool) error {
 	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return failedStep(stepNetwork, err, "fcntl(F_DUPFD)")
@@ -222,6 +233,13 @@ func rules(fd int, loop6, ipv6 bool) error {
 	if loop6 {
 		add = append(add, rule{v6: true, priority: priorityMarked, table: unix.RT_TABLE_LOCAL, mark: loopMark},
 			rule{v6: true, priority: priorityLoop, table: tableLoop, to: loopback6, fromHere: true})
+	}
+	for _, a := range h.plan.Addrs {
+		for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} { // ICMP has no other way
+			if a.Is4() || ipv6 {
+				add = append(add, rule{v6: a.Is6(), priority: priorityLoop, table: tableLoop, to: netip.PrefixFrom(a, a.BitLen()), fromHere: true, protocol: protocol})
+			}
+		}
 	}
 	if err := s.addRules(add...); err != nil {
 		return failedStep(stepNetwork, err, "RTM_NEWRULE")

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"syscall"
 	"time"
 
@@ -70,7 +69,7 @@ func (s *Session) deliver(ctx context.Context, client, dst netip.AddrPort) (*net
 	conn, err := s.connectFrom(ctx, client, dst)
 	taken := func() bool { return errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EADDRINUSE) }
 	// The pod's own addresses are the debuggee's, too: there the port may be that of one of its own connections.
-	if taken() && !client.Addr().IsLoopback() && !slices.Contains(s.pod.Addrs, client.Addr()) {
+	if taken() && !s.itself(client.Addr()) {
 		if err := s.ns.Destroy(client, dst); err != nil {
 			s.log.Debug("a client's port again", "client", client, "err", err)
 		}

@@ -35,7 +35,7 @@ func (s *Session) tcp(ctx context.Context, src, dst netip.AddrPort) (func(*netst
 	if !host && s.isResolver(dst) {
 		return func(c *netstack.Conn) { _ = s.names.ServeTCP(s.ctx, c) }, nil
 	}
-	if dst.Addr().IsLoopback() && s.ports.own(s.ctx, "tcp", dst.Port()) {
+	if s.itself(dst.Addr()) && s.ports.own(s.ctx, "tcp", dst.Port()) {
 		return nil, netstack.ErrReturn
 	}
 	v := s.verdict("tcp", dst, host)
@@ -114,7 +114,7 @@ func (s *Session) udp(ctx context.Context, src, dst netip.AddrPort) (func(*netst
 	if !host && s.isResolver(dst) {
 		return s.serveNames, nil
 	}
-	if dst.Addr().IsLoopback() && s.ports.own(s.ctx, "udp", dst.Port()) {
+	if s.itself(dst.Addr()) && s.ports.own(s.ctx, "udp", dst.Port()) {
 		return s.returnDatagrams, nil
 	}
 	v := s.verdict("udp", dst, host)
@@ -324,6 +324,9 @@ func (s *Session) verdict(network string, dst netip.AddrPort, host bool) policy.
 	}
 	return s.outgoing.Verdict(network, dst, names...)
 }
+
+// itself says whether an address is one that the debuggee may have for itself, too: a loopback one, or the pod's.
+func (s *Session) itself(a netip.Addr) bool { return a.IsLoopback() || slices.Contains(s.pod.Addrs, a) }
 
 // isResolver says whether dst is a name server of the pod's resolv.conf, in whose place the session answers.
 func (s *Session) isResolver(dst netip.AddrPort) bool {

@@ -253,7 +253,7 @@ func (p *ports) settled(ctx context.Context, network string, dst netip.AddrPort)
 	p.mu.Lock()
 	given := p.giving[portKey{network, dst.Port()}]
 	p.mu.Unlock()
-	if given == nil || !dst.Addr().IsLoopback() && !slices.Contains(p.s.pod.Addrs, dst.Addr()) {
+	if given == nil || !p.s.itself(dst.Addr()) {
 		return
 	}
 	select {
