@@ -101,6 +101,9 @@ func (h *holder) sysctls(ipv6 bool) {
 		{"ipv4/conf/all/route_localnet", "1"}, // 127/8 through the device
 		{"ipv4/conf/" + tunName + "/route_localnet", "1"},
 		{"ipv4/conf/all/accept_local", "1"},
+		// Whoever has to give a flow up is the pod's kernel, which knows the way. (tcp_rto_max_ms, which would also mend a
+		// long back-off here, shortens connect's time-out to some seconds.)
+		{"ipv4/tcp_retries2", "255"},
 		{"ipv4/conf/" + tunName + "/accept_local", "1"},
 	}
 	if ipv6 {
