@@ -16,7 +16,6 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -189,22 +188,6 @@ func (s *Session) protect() {
 	}
 }
 
-func readEnvFile(path string) (map[string]string, error) {
-	if path == "" {
-		return nil, nil
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fail.Wrap(fail.ConfigValue, cause(err), "give the file's absolute path, or remove env.file",
-			"env.file: %s cannot be read", path)
-	}
-	vars, err := config.ParseEnvFile(data)
-	if err != nil {
-		return nil, fail.Wrap(fail.ConfigValue, err, "write one NAME=value a line", "env.file: %s", path)
-	}
-	return vars, nil
-}
-
 // cause leaves out the path that a PathError repeats.
 func cause(err error) error {
 	var p *fs.PathError
@@ -289,43 +272,6 @@ func (s *Session) describe(ctx context.Context) error {
 	return nil
 }
 
-// planFiles decides which paths come from the pod.
-func (s *Session) planFiles(ctx context.Context) {
-	in := policy.FilesInput{PodTop: s.pod.Top, Program: s.options.Place.Program, Workdir: s.options.Place.Workdir,
-		Workspace: s.options.Place.Workspace, Home: variable(s.options.Place.Environ, "HOME"),
-		Own: []string{s.dir, os.TempDir()}, DNS: s.config.DNS, Hostname: s.config.Hostname, Config: s.config.Files}
-	for _, v := range s.pod.Volumes {
-		in.Volumes = append(in.Volumes, v.Path)
-	}
-	if top, err := os.ReadDir("/"); err == nil {
-		for _, e := range top {
-			in.HostTop = append(in.HostTop, e.Name())
-		}
-	}
-	in.Present = s.present(ctx, policy.Probes())
-	s.plan = policy.Cover(in)
-	for _, k := range s.plan.Kept {
-		s.notice(fmt.Sprintf("%s stays this machine's: %s", k.Path, k.Why))
-	}
-}
-
-// present returns those of the paths that the pod has, in one round trip.
-func (s *Session) present(ctx context.Context, paths []string) []string {
-	have := make([]bool, len(paths))
-	var wg sync.WaitGroup
-	for i, p := range paths {
-		wg.Go(func() { have[i] = s.link.ask(ctx, wire.KindLstat, wire.Path{Path: p, Own: true}, nil) == nil })
-	}
-	wg.Wait()
-	var out []string
-	for i, p := range paths {
-		if have[i] {
-			out = append(out, p)
-		}
-	}
-	return out
-}
-
 // enter makes the namespaces and becomes their network and files.
 func (s *Session) enter(ctx context.Context) error {
 	stub, err := s.options.Parts.Stub()
@@ -362,25 +308,6 @@ func (s *Session) enter(ctx context.Context) error {
 	s.stack, err = netstack.New(netstack.Config{Tun: s.ns.Tun(), Loopback6: s.ns.Loopback6(), Log: s.log, TCP: s.tcp, UDP: s.udp})
 	s.entered.Store(true)
 	return err
-}
-
-// blank lists the programs of this machine that must not run inside. Few directories have one.
-func (s *Session) blank() []string {
-	return slices.DeleteFunc(policy.Blank(variable(s.options.Place.Environ, "PATH")), func(file string) bool {
-		_, err := os.Stat(file)
-		return err != nil
-	})
-}
-
-// smallVolumes lists the volumes that come whole.
-func (s *Session) smallVolumes() []string {
-	var small []string
-	for _, v := range s.pod.Volumes {
-		if v.Small && !v.File && s.plan.Covered(v.Path) {
-			small = append(small, v.Path)
-		}
-	}
-	return small
 }
 
 // announce says what this session has and what it lacks.
@@ -531,33 +458,7 @@ const exitMissing = 127
 // SetPaused says that the debuggee stands at a breakpoint.
 func (s *Session) SetPaused(paused bool) { s.link.send(wire.KindState, wire.State{Paused: paused}) }
 
-// Environ is the debuggee's whole environment; launch is what the launch configuration sets or unsets (nil).
-func (s *Session) Environ(launch map[string]*string) []string {
-	env, _ := s.environ(launch)
-	return env
-}
-
-func (s *Session) environ(launch map[string]*string) ([]string, []policy.Left) {
-	return policy.Environ(policy.EnvInput{Host: s.options.Place.Environ, Pod: s.pod.Env, Config: s.config.Env,
-		File: s.envFile, Launch: launch})
-}
-
-// PodEnviron is what turns a real debugger's environment (policy.DebuggerEnviron) into the debuggee's.
-func (s *Session) PodEnviron(launch map[string]*string) map[string]*string {
-	return policy.Delta(policy.DebuggerEnviron(s.options.Place.Environ), s.Environ(launch))
-}
-
 func (s *Session) notice(line string) { s.options.Notice(line) }
-
-// variable returns the value of one variable of an environment.
-func variable(env []string, name string) string {
-	for _, e := range env {
-		if v, ok := strings.CutPrefix(e, name+"="); ok {
-			return v
-		}
-	}
-	return ""
-}
 
 // isHostProgram says whether a process belongs to the developer's machine.
 func (s *Session) isHostProgram(pid int) bool {
