@@ -64,7 +64,7 @@ func runAsOther() int {
 	cmd.Dir = filepath.Join(dir, "work")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	home := filepath.Join(dir, "home")
-	cmd.Env = append(os.Environ(), "HOME="+home, "TMPDIR="+home, "GOCACHE="+filepath.Join(home, "cache"), "GOPATH="+filepath.Join(home, "go"),
+	cmd.Env = append(os.Environ(), "HOME="+home, "TMPDIR="+home, "GOCACHE="+userCache(home), "GOPATH="+filepath.Join(home, "go"),
 		"STEPIN_TUN="+filepath.Join(dir, "tun"), "STEPIN_FUSE="+filepath.Join(dir, "fuse"), "STEPIN_BINARY="+filepath.Join(dir, "stepin"),
 		"PATH="+dir+":"+os.Getenv("PATH"), "XDG_RUNTIME_DIR=", "GOFLAGS=", "GOTOOLCHAIN=local")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: otherUser, Gid: otherUser}}
