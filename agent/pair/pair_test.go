@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
@@ -112,4 +114,44 @@ func TestCaller(t *testing.T) {
 	b.Close()
 	wg.Wait()
 	<-c.Done()
+}
+
+// FuzzRecv: the child is not trusted; whatever it sends, the parent gets a message, or an error and no files.
+func FuzzRecv(f *testing.F) {
+	f.Add([]byte(`{"id":1,"op":"steal","body":{"network":"tcp"}}`), uint8(2))
+	f.Add([]byte(`{`), uint8(1))
+	f.Add(make([]byte, maxMessage+1), uint8(0))
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { null.Close() })
+	f.Fuzz(func(t *testing.T, raw []byte, descriptors uint8) {
+		mine, theirs, err := New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer mine.Close()
+		other, err := Open(theirs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Close()
+		var oob []byte
+		if n := int(descriptors) % (maxFiles + 8); n > 0 {
+			fds := make([]int, n)
+			for i := range fds {
+				fds[i] = int(null.Fd())
+			}
+			oob = unix.UnixRights(fds...)
+		}
+		if _, _, err := other.uc.WriteMsgUnix(raw, oob, nil); err != nil {
+			return // larger than the socket takes
+		}
+		_, files, err := mine.Recv()
+		if err != nil && len(files) > 0 || len(files) > maxFiles {
+			t.Errorf("%d files, %v", len(files), err)
+		}
+		CloseAll(files)
+	})
 }
