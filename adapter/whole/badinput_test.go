@@ -33,6 +33,9 @@ type bench struct {
 // echoes is where a sidecar on the pod's own loopback says everything twice.
 var echoes = netip.MustParseAddrPort("127.0.0.1:7007")
 
+// ofThePod is programs/ending in the pod's image, in a folder that this machine does not have.
+const ofThePod = "/stepin-ending/ending"
+
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	b := &bench{exe: program(t, "ending")}
@@ -46,7 +49,8 @@ func newBench(t *testing.T) *bench {
 			t.Fatal(err)
 		}
 	}
-	b.pod = pod(t, podlet.Spec{Sidecars: []podlet.Sidecar{{Network: "tcp", Addr: echoes}}})
+	b.pod = pod(t, podlet.Spec{Sidecars: []podlet.Sidecar{{Network: "tcp", Addr: echoes}},
+		Files: []podlet.File{{Path: ofThePod, Host: b.exe, Mode: 0o755}}})
 	local := b.pod.Addr(true).String()
 	eventually(t, patience, "the kernel has entered the pod's addresses", func() bool {
 		b.before = take(t, b.pod, b.dir)
@@ -219,12 +223,22 @@ func badProgram(t *testing.T, b *bench) {
 	r.check(t, fail.ProgramMissing, "cmd/orders: no such file or folder", "relative to")
 	r, _ = b.launch(t, good, b.environ(), arguments("orders", "exec"))
 	r.check(t, fail.ProgramMissing, "orders: no such file", "build it first")
+	for _, program := range []string{"/nowhere/at-all", ofThePod + "s"} { // in Delve's words, since it looks in the pod's place
+		a := dapIn(t, good, b.environ())
+		a.must("initialize", map[string]any{"adapterID": "stepin"}, nil)
+		m, err := a.Do(limit(t), "launch", arguments(program, "exec"))
+		if err != nil || m.Success || !strings.Contains(string(m.Body), "no such file") && !strings.Contains(string(m.Body), "does not exist") {
+			t.Errorf("%s: %v %s", program, err, m.Body)
+		}
+		a.disconnect()
+	}
 	r, _ = b.launch(t, good, b.environ(), arguments("", "debug"))
 	r.check(t, fail.ProgramMissing, "program", `"program"`)
 	for _, c := range []struct{ program, what string }{
 		{"no-such-program", "no-such-program is not on PATH"},
 		{"./nowhere", "nowhere: no such program"},
 		{"/nowhere/at-all", "/nowhere/at-all: no such program in the pod's place"},
+		{ofThePod + "s", ofThePod + "s: no such program in the pod's place"},
 		{plain, "plain is not a program"},
 	} {
 		b.exec(t, good, b.environ(), "--target", b.target(), "--", c.program).check(t, 0, c.what, "")
@@ -566,6 +580,12 @@ func odd(t *testing.T, b *bench) {
 		if status != 0 || said != "reached\n" {
 			t.Errorf("with a daemon, under Delve %v: %d %q", debug, status, said)
 		}
+	}
+	if _, status := b.plainly(t, ofThePod, "exit", "5"); status != 5 {
+		t.Errorf("a program of the pod's: %d", status)
+	}
+	if status, _ := b.debugged(t, map[string]any{"debugger": map[string]any{"program": ofThePod}}, "exit", "5"); status != 5 {
+		t.Errorf("a program of the pod's, debugged: %d", status)
 	}
 	begin := time.Now()
 	if _, status := b.plainly(t, b.exe, "connect", addr, "10000"); status != 0 {
