@@ -207,7 +207,7 @@ func (l *local) joinOrStart(ctx context.Context) (*mux.Conn, wire.Welcome, strin
 		return nil, wire.Welcome{}, "", err
 	}
 	for _, s := range sockets {
-		conn, welcome, err := l.join(ctx, s, "")
+		conn, welcome, err := l.rejoin(ctx, s, "")
 		if !errors.Is(err, errGone) {
 			return conn, welcome, s, err
 		}
@@ -215,12 +215,21 @@ func (l *local) joinOrStart(ctx context.Context) (*mux.Conn, wire.Welcome, strin
 	return l.start(ctx)
 }
 
-// join dials the agent behind a socket. errGone means that nobody is there; the socket is then removed.
+// rejoin is join where an agent was before: if it is gone, what it left is removed.
+func (l *local) rejoin(ctx context.Context, socket, resume string) (*mux.Conn, wire.Welcome, error) {
+	conn, welcome, err := l.join(ctx, socket, resume)
+	if errors.Is(err, errGone) {
+		os.Remove(socket)
+	}
+	return conn, welcome, err
+}
+
+// join dials the agent behind a socket. errGone means that nobody listens there, or not yet: an agent that is just
+// starting has bound its socket a moment before.
 func (l *local) join(ctx context.Context, socket, resume string) (*mux.Conn, wire.Welcome, error) {
 	var d net.Dialer
 	raw, err := d.DialContext(ctx, "unix", socket)
 	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT) {
-		os.Remove(socket)
 		return nil, wire.Welcome{}, errGone
 	}
 	if err != nil {
@@ -261,11 +270,13 @@ func (l *local) start(ctx context.Context) (*mux.Conn, wire.Welcome, string, err
 			return fail0(p.refusal())
 		case <-ctx.Done():
 			p.kill()
+			os.Remove(socket)
 			return fail0(ctx.Err())
 		case <-time.After(agentPoll):
 		}
 		if time.Now().After(deadline) {
 			p.kill()
+			os.Remove(socket)
 			return fail0(fail.New(fail.AgentStart, "set STEPIN_LOG=debug to see what it does",
 				"the agent did not answer within %v", agentStart))
 		}
@@ -281,7 +292,11 @@ type agentProcess struct {
 	done   chan struct{}
 }
 
-func (p *agentProcess) kill() { _ = p.cmd.Process.Kill() }
+// kill ends it and waits until it has gone, its socket with it or left for the caller.
+func (p *agentProcess) kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.done
+}
 
 // refusal makes the agent's own last line the error.
 func (p *agentProcess) refusal() error {

@@ -116,3 +116,30 @@ func TestConnectLeaving(t *testing.T) {
 	}
 	_ = conn.Close("")
 }
+
+// TestStartingAgentKeepsItsSocket: a socket that is bound and not yet listening belongs to an agent that starts; one
+// that an agent left is removed by whoever comes back to it.
+func TestStartingAgentKeepsItsSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		t.Fatal(err)
+	}
+	l := &local{}
+	if _, _, err := l.join(t.Context(), path, ""); !errors.Is(err, errGone) {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Fatal("a starting agent's socket was removed:", err)
+	}
+	if _, _, err := l.rejoin(t.Context(), path, ""); !errors.Is(err, errGone) {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(path); err == nil {
+		t.Fatal("what an agent left was kept")
+	}
+}

@@ -218,7 +218,7 @@ func (s *Session) connect(ctx context.Context, netns string) error {
 			conn, welcome, socket, err = l.connect(ctx, resume)
 			return conn, welcome, err
 		}
-		return l.join(ctx, socket, resume)
+		return l.rejoin(ctx, socket, resume)
 	}
 	s.link, err = newLink(ctx, dial, s.serve, s.notice, s.log)
 	var refusal *wire.Refusal
