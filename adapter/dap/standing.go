@@ -20,16 +20,18 @@ const standingPoll = 250 * time.Millisecond
 func (r *run) watchStanding(pid int) {
 	tick := time.NewTicker(standingPoll)
 	defer tick.Stop()
-	for {
+	for seen := false; ; {
 		select {
 		case <-r.gone:
 			return
 		case <-tick.C:
 		}
-		if status, dead := ended(pid); dead && r.stands() {
+		status, dead := ended(pid)
+		if dead && seen && r.stands() {
 			r.diedStanding(status)
 			return
 		}
+		seen = dead // a second look: a tracer that dies takes the debuggee along, and its own end is what to tell
 	}
 }
 
