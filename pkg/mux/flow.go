@@ -26,7 +26,8 @@ const (
 	// minWindow is what a stream may always have under way, whatever the budget: no flow is harmed by others that
 	// stand still. With maxStreams stalled ones it adds 32 MiB.
 	minWindow = 4 << 10
-	// creditStep is how many passed-on bytes are worth a message: half of the smallest window.
+	// creditStep is how many passed-on bytes are worth a message at once, half of the smallest window; less goes with the
+	// next heartbeat.
 	creditStep = minWindow / 2
 	// allOfIt in a Grant says that the receiver has closed the stream: nothing of it is under way any more, and
 	// nothing more is read.
@@ -224,10 +225,15 @@ func (f *flowControl) owe(id, n uint32) {
 	f.owed[id] = sum
 	f.owedMu.Unlock()
 	if sum >= creditStep {
-		select {
-		case f.kick <- struct{}{}:
-		default:
-		}
+		f.wakeFlush()
+	}
+}
+
+// wakeFlush has flushCredit send what is owed.
+func (f *flowControl) wakeFlush() {
+	select {
+	case f.kick <- struct{}{}:
+	default:
 	}
 }
 

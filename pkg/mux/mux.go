@@ -34,8 +34,8 @@ const (
 	helloTimeout = 10 * time.Second
 	// maxStreams bounds the streams of a channel; beyond it a new one is refused with EMFILE.
 	maxStreams = 8192
-	// streamWindow is yamux's own window. It is never the limit: the windows of flow.go are smaller.
-	streamWindow = 2 * maxWindow
+	// streamWindow is yamux's own window, and what a peer that does not keep to flow.go may send at most.
+	streamWindow = maxWindow
 	// acceptQueue bounds the requests that wait for Accept.
 	acceptQueue = 256
 )
@@ -105,14 +105,27 @@ func newConn(rw io.ReadWriteCloser, server bool, cfg Config) (*Conn, error) {
 	if server {
 		open = yamux.Server
 	}
-	session, err := open(rw, yc)
-	if err != nil {
+	c := &Conn{cfg: cfg, streams: map[uint32]*Stream{}, requests: make(chan *Request, acceptQueue), done: make(chan struct{})}
+	c.flow.init(cfg.Budget)
+	var err error
+	if c.session, err = open(listening{rw, &c.heard}, yc); err != nil {
 		return nil, fmt.Errorf("mux: %v", err)
 	}
-	c := &Conn{cfg: cfg, session: session, streams: map[uint32]*Stream{},
-		requests: make(chan *Request, acceptQueue), done: make(chan struct{})}
-	c.flow.init(cfg.Budget)
 	return c, nil
+}
+
+// listening takes whatever comes for a sign of life: on a slow link heartbeats queue behind bulk data.
+type listening struct {
+	io.ReadWriteCloser
+	heard *atomic.Int64
+}
+
+func (l listening) Read(p []byte) (int, error) {
+	n, err := l.ReadWriteCloser.Read(p)
+	if n > 0 {
+		l.heard.Store(Misses)
+	}
+	return n, err
 }
 
 // Dial begins a channel as the session: it sends hello and waits for the agent's answer. A refusal is a
@@ -230,7 +243,8 @@ func (c *Conn) Err() error {
 	}
 }
 
-// Close ends the channel on purpose: the peer learns the reason. It waits for nothing.
+// Close ends the channel on purpose: the peer learns the reason. Where the connection takes nothing any more it waits
+// for the missing heartbeats to end it.
 func (c *Conn) Close(reason string) error {
 	_ = c.Send(wire.KindBye, wire.Bye{Reason: reason})
 	c.fail(net.ErrClosed)
@@ -272,7 +286,6 @@ func (c *Conn) readControl() {
 			c.fail(fmt.Errorf("%w (%v)", ErrLost, err))
 			return
 		}
-		c.heard.Store(Misses)
 		switch kind {
 		case wire.KindHeartbeat:
 		case wire.KindCredit:
@@ -322,6 +335,7 @@ func (c *Conn) beat() {
 			c.fail(fmt.Errorf("%w (no sign of life for %v)", ErrLost, Misses*c.cfg.Heartbeat))
 			return
 		}
+		c.flow.wakeFlush() // what was too little for a message of its own
 		go func() { _ = c.Send(wire.KindHeartbeat, nil) }() // a stalled pipe must not stop the counting
 	}
 }

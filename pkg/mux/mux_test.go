@@ -441,3 +441,42 @@ func TestRelayLostChannel(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestIdleFlowsBookNothing: flows that are open and have nothing to move leave the whole budget to those that have.
+func TestIdleFlowsBookNothing(t *testing.T) {
+	var relays Relays
+	far := make(chan *net.TCPConn, 50)
+	session, agent := pair(t, Config{}, func(r *Request) {
+		outer, inner := tcpPair(t)
+		s, err := r.Accept(nil)
+		if err != nil {
+			return
+		}
+		far <- outer
+		relays.Relay(s, TCP{inner})
+	})
+	const burst = 300 << 10 // enough for the window to have grown
+	for range 50 {
+		s, err := session.Open(t.Context(), wire.KindDial, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		outer := <-far
+		go outer.Write(make([]byte, burst))
+		if _, err := io.ReadFull(s, make([]byte, burst)); err != nil {
+			t.Fatal(err)
+		}
+		s.Settle()
+	}
+	booked := -1
+	for range 300 { // the last credits come with a heartbeat
+		agent.flow.mu.Lock()
+		booked = agent.flow.total
+		agent.flow.mu.Unlock()
+		if booked == 0 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("%d bytes booked with nothing under way", booked)
+}

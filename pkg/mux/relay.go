@@ -71,19 +71,19 @@ func (r *Relays) Relay(s *Stream, e End) (up, down int64) {
 	return up, down
 }
 
-// up moves bytes from e into s. Credit comes first, so that a stalled flow holds no buffer.
+// up moves bytes from e into s. First there must be something to move, then credit for it, then a buffer: an idle flow
+// books no credit, and a stalled one holds no buffer.
 func (r *Relays) up(s *Stream, e End) (n int64) {
 	for {
+		if err := e.Readable(); err != nil && err != io.EOF {
+			r.endUp(s, err)
+			return n
+		}
 		credit, err := s.Reserve(largeBuffer)
 		if err != nil {
 			if errors.Is(err, syscall.EPIPE) { // the peer reads no more: as a kernel does with data for a closed socket
 				e.Abort()
 			}
-			return n
-		}
-		if err := e.Readable(); err != nil && err != io.EOF {
-			s.Release(credit)
-			r.endUp(s, err)
 			return n
 		}
 		buf, pool := r.buffer()

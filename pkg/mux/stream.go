@@ -58,7 +58,7 @@ func (s *Stream) Readable() error {
 // Read reads what has come. Coming back for more tells the peer that the bytes of the call before have been passed
 // on. A reset by the peer is returned as its errno, the end of the channel as ErrLost.
 func (s *Stream) Read(p []byte) (int, error) {
-	s.settle()
+	s.Settle()
 	if l := s.late.Load(); l != nil && s.passed.Load() >= l.after {
 		s.cancel(l.errno)
 	}
@@ -76,7 +76,9 @@ func (s *Stream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (s *Stream) settle() {
+// Settle tells the peer that what Read returned last has been passed on, as the next Read would. It is for whoever does
+// not come back for more soon: what is not settled stays booked in the peer's budget. It belongs to the reader.
+func (s *Stream) Settle() {
 	if s.owed > 0 {
 		s.c.flow.owe(s.ID(), uint32(s.owed))
 		s.passed.Add(uint64(s.owed))

@@ -79,6 +79,7 @@ func (f files) Open(ctx context.Context, path string) (podfs.File, error) {
 		stream.Close()
 		return nil, fileErr(err)
 	}
+	stream.Settle() // a file may stay open for hours and be read no more
 	file.chunks = wire.NewChunkReader(stream)
 	return file, nil
 }
@@ -107,6 +108,7 @@ func (f *podFile) ReadAt(ctx context.Context, p []byte, off int64) (int, error) 
 	}
 	stop := context.AfterFunc(ctx, func() { f.stream.Reset(syscall.ECANCELED) })
 	defer stop()
+	defer f.stream.Settle()
 	req := wire.ReadRequest{Off: off, Len: uint32(len(p))}
 	if _, err := f.stream.Write(req.Append(nil)); err != nil {
 		return 0, f.give(err)
