@@ -335,7 +335,7 @@ func (c *Conn) beat() {
 			c.fail(fmt.Errorf("%w (no sign of life for %v)", ErrLost, Misses*c.cfg.Heartbeat))
 			return
 		}
-		c.flow.wakeFlush() // what was too little for a message of its own
+		c.flow.wakeFlush()                                  // what was too little for a message of its own
 		go func() { _ = c.Send(wire.KindHeartbeat, nil) }() // a stalled pipe must not stop the counting
 	}
 }
