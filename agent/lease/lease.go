@@ -22,7 +22,7 @@ const Grace = 10 * time.Second
 const (
 	MaxSessions = 64
 	MaxPorts    = 64 // of one steal: its UDP sockets fit one message
-	maxHeld     = 256
+	maxHeld     = 256 // ports of all sessions: each is a descriptor or more
 	maxText     = 200 // of an id or a name: they are shown to people
 )
 
@@ -127,19 +127,26 @@ func (t *Table) Steal(id string, generation uint64, stream uint32, ports []wire.
 	switch {
 	case s == nil:
 		return &wire.Refusal{Errno: syscall.ESTALE, Message: "this channel's session has moved to another one"}
-	case len(ports) == 0 || len(ports) > MaxPorts || len(t.ports)+len(ports) > maxHeld:
+	case len(ports) == 0 || len(ports) > MaxPorts:
 		return &wire.Refusal{Errno: syscall.EINVAL, Message: fmt.Sprintf("a steal is of 1 to %d ports", MaxPorts)}
 	}
-	seen := map[Key]bool{}
+	seen, fresh := map[Key]bool{}, 0
 	for _, p := range ports {
 		k := Key{p.Network, p.Port}
 		if p.Port == 0 || p.Network != "tcp" && p.Network != "udp" || seen[k] {
 			return &wire.Refusal{Errno: syscall.EINVAL, Message: fmt.Sprintf("port %q %d cannot be stolen", p.Network, p.Port)}
 		}
 		seen[k] = true
-		if h := t.ports[k]; h != nil && (h.owner != s || h.generation == generation) {
+		h := t.ports[k]
+		if h == nil {
+			fresh++
+		} else if h.owner != s || h.generation == generation {
 			return conflict(h)
 		}
+	}
+	if len(t.ports)+fresh > maxHeld {
+		return &wire.Refusal{Errno: syscall.ENOSPC,
+			Message: fmt.Sprintf("this agent's sessions hold %d ports already, and it keeps %d at most", len(t.ports), maxHeld)}
 	}
 	for _, p := range ports {
 		k := Key{p.Network, p.Port}

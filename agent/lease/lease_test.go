@@ -159,3 +159,26 @@ func TestPause(t *testing.T) {
 		t.Errorf("detach %q", got)
 	}
 }
+
+// TestFull: the table has an end, and a session that comes back with ports of its own does not meet it.
+func TestFull(t *testing.T) {
+	table := New()
+	a := hello(t, table, "a", "", 0)
+	ports := func(from uint16, n int) (ps []wire.Port) {
+		for i := range n {
+			ps = append(ps, port(from+uint16(i)))
+		}
+		return ps
+	}
+	for i := range maxHeld / MaxPorts {
+		steal(t, table, "a", a, uint32(i), 0, ports(uint16(1+i*MaxPorts), MaxPorts)...)
+	}
+	if err := table.Steal("a", a.Generation, 99, ports(9000, 1), t0); !errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EINVAL) {
+		t.Errorf("one more: %v", err)
+	}
+	a = hello(t, table, "a", a.Resume, time.Second)
+	steal(t, table, "a", a, 1, time.Second, ports(1, MaxPorts)...)
+	if err := table.Steal("a", a.Generation, 99, append(ports(65, 1), port(9000)), t0); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("one more among its own: %v", err)
+	}
+}
