@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -93,6 +94,13 @@ func (c *Child) relayDatagrams(stream *mux.Stream, conn *net.UDPConn) {
 	idle := newIdle(datagramIdle, func() { stream.Reset(syscall.ETIMEDOUT) })
 	defer idle.stop()
 	defer context.AfterFunc(stream.Context(), func() { conn.Close() })()
+	var writing sync.Mutex // a chunk may take several frames: none of the other goroutine's may come between
+	write := func(chunk []byte) error {
+		writing.Lock()
+		defer writing.Unlock()
+		_, err := stream.Write(chunk)
+		return err
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -106,7 +114,7 @@ func (c *Child) relayDatagrams(stream *mux.Stream, conn *net.UDPConn) {
 				frame = wire.AppendErrno(nil, no)
 			}
 			idle.touch()
-			if _, err := stream.Write(frame); err != nil {
+			if err := write(frame); err != nil {
 				return
 			}
 		}
@@ -126,7 +134,7 @@ func (c *Child) relayDatagrams(stream *mux.Stream, conn *net.UDPConn) {
 			if !errors.As(err, &no) {
 				break
 			}
-			if _, err := stream.Write(wire.AppendErrno(nil, no)); err != nil {
+			if err := write(wire.AppendErrno(nil, no)); err != nil {
 				break
 			}
 		}
