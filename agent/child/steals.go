@@ -134,6 +134,7 @@ func (c *Child) steal(s *session, r *mux.Request) {
 	}
 	close(st.ready)
 	err = untilEnd(stream)
+	c.steals.remove(st) // endSession's drop may have come before add
 	// A lost channel ends its streams as cleanly as its peer does. Only then does the reservation stay: endSession sees
 	// to that.
 	if err == io.EOF && s.conn.Send(wire.KindHeartbeat, nil) == nil || s.conn.Err() == nil && stream.Context().Err() != nil {
