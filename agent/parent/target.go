@@ -87,11 +87,11 @@ func openTarget(pid int) (t *target, err error) {
 	if t.file, err = idOf(dir + "exe"); err != nil {
 		return t, explain(pid, err)
 	}
-	netns, err := idOf(dir + "ns/net")
-	if err != nil {
-		return t, explain(pid, err)
+	var netns unix.Stat_t // of what is open: the process may change its namespace meanwhile
+	if err := unix.Fstat(int(t.net.Fd()), &netns); err != nil {
+		return t, explain(pid, &fs.PathError{Op: "stat", Path: t.net.Name(), Err: err})
 	}
-	t.netns = netns.ino
+	t.netns = netns.Ino
 	theirs, err := idOf(dir + "ns/user")
 	if err != nil {
 		return t, explain(pid, err)
