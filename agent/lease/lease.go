@@ -21,7 +21,7 @@ const Grace = 10 * time.Second
 // Bounds of what sessions may ask for.
 const (
 	MaxSessions = 64
-	MaxPorts    = 64 // of one steal: its UDP sockets fit one message
+	MaxPorts    = 64  // of one steal: its UDP sockets fit one message
 	maxHeld     = 256 // ports of all sessions: each is a descriptor or more
 	maxText     = 200 // of an id or a name: they are shown to people
 )
