@@ -27,7 +27,7 @@ func starter(place dap.Place, log *slog.Logger) dap.Starter {
 	return func(ctx context.Context, c *config.Launch, h dap.Hints, k dap.Hooks) (dap.Runner, error) {
 		s, err := start(ctx, session.Options{
 			Config: c, Log: log, Progress: k.Progress, Notice: k.Notice, Dir: k.Dir,
-			Place: session.Place{Program: h.Program, Workdir: h.Cwd, Workspace: h.Workspace, Environ: place.Environ},
+			Place: session.Place{Program: h.Program, Debugger: h.Debugger, Workdir: h.Cwd, Workspace: h.Workspace, Environ: place.Environ},
 		})
 		if err != nil {
 			return nil, err // not s: a nil *Session in an interface is not nil

@@ -28,6 +28,7 @@ type Runner interface {
 // Hints tell the session what it is for.
 type Hints struct {
 	Program   string // absolute path of what will be run, or of its sources; "" if unknown
+	Debugger  string // absolute path of the real debugger; "" if unknown
 	Cwd       string // absolute working directory of the debuggee; "" if unknown
 	Workspace string // the folder that holds the sources: it stays the developer's own
 }

@@ -166,7 +166,7 @@ func (d *Debugger) Hints() dap.Hints {
 	if _, err := os.Stat(program); err != nil {
 		program = "" // an import path, or an executable of the pod
 	}
-	return dap.Hints{Program: program, Cwd: absolute(d.base, d.keys.Cwd), Workspace: workspace(folder)}
+	return dap.Hints{Program: program, Debugger: d.dlv, Cwd: absolute(d.base, d.keys.Cwd), Workspace: workspace(folder)}
 }
 
 // workspace is the nearest folder upwards that looks like the developer's: with go.work, .git or go.mod, in that

@@ -68,6 +68,37 @@ var trustStores = []string{
 	"/var/lib/ca-certificates",         // SUSE: what /etc/ssl/certs links to
 }
 
+// binaries are where this machine's programs are found and what its loader reads (ld.so(8); musl's ldso/dynlink.c): what
+// lies there decides which code runs as the developer, in every child of the debuggee's. All that is below counts.
+var binaries = []string{
+	"/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/etc/alternatives",
+	"/etc/ld.so.preload", "/etc/ld.so.conf", "/etc/ld.so.cache", "/etc/ld.so.conf.d",
+	"/etc/ld-musl-x86_64.path", "/etc/ld-musl-aarch64.path",
+}
+
+// libraries are where loaders look without being told (FHS 3.0, 4.7 to 4.10; Debian's multiarch directories are right
+// below). Only what lies directly in them counts: deeper are the data of single programs.
+var libraries = []string{
+	"/lib", "/lib32", "/lib64", "/libx32", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libx32", "/usr/libexec",
+	"/usr/local/lib", "/usr/local/lib64",
+}
+
+// programsThere says whether s is, contains or is among what this machine's programs are started from.
+func programsThere(s string) bool {
+	for _, b := range binaries {
+		if below(b, s) || below(s, b) {
+			return true
+		}
+	}
+	for _, l := range libraries {
+		dir := path.Dir(s)
+		if below(l, s) || dir == l || path.Dir(dir) == l && strings.Contains(path.Base(dir), "-linux-") {
+			return true
+		}
+	}
+	return false
+}
+
 // nameServices are sockets by which libc asks a service of the host's for names, past resolv.conf: nscd (glibc),
 // systemd-resolved (nss-resolve) and Avahi (nss-mdns).
 var nameServices = []string{
@@ -82,7 +113,8 @@ func Probes() []string {
 
 // Cover decides which paths come from the pod. The default by mode comes first, the user's rules override it at the
 // same path, and of all rules the longest prefix of a path decides. A path from the pod (or hidden) that is or
-// contains what must stay on the host is dropped and reported in Kept; rules below it hold all the same.
+// contains what must stay on the host is dropped and reported in Kept; rules below it hold all the same. Where this
+// machine's programs and their loader are, the default takes nothing: else a pod's volume could run code as the developer.
 func Cover(in FilesInput) FilesPlan {
 	p := FilesPlan{Map: map[string]string{}, rules: map[string]place{}}
 	for _, path := range in.defaults() {
@@ -145,7 +177,7 @@ func (in FilesInput) defaults() []string {
 		}
 	}
 	for _, name := range in.PodTop {
-		if !slices.Contains(in.HostTop, name) && topLevel(name) {
+		if !slices.Contains(in.HostTop, name) && topLevel(name) && !programsThere("/"+name) {
 			paths = append(paths, "/"+name)
 		}
 	}
@@ -178,6 +210,9 @@ func (p *FilesPlan) keep(in FilesInput) {
 			continue
 		}
 		why := ""
+		if p.rules[rule] == inPod && programsThere(rule) && !in.named(rule) {
+			why = "this machine's programs or libraries are there; to see the pod's, name it in files.pod"
+		}
 		for _, s := range stays {
 			if s.path != "" && s.path != "/" && below(real(s.path), real(rule)) {
 				why = s.why
@@ -193,6 +228,15 @@ func (p *FilesPlan) keep(in FilesInput) {
 			p.Kept = append(p.Kept, Kept{rule, why})
 		}
 	}
+}
+
+// named says whether the user took s, or what contains it, from the pod.
+func (in FilesInput) named(s string) bool {
+	contains := func(rule string) bool { return below(s, path.Clean(rule)) }
+	if slices.ContainsFunc(in.Config.Pod, contains) || slices.ContainsFunc(in.Config.ReadOnly, contains) {
+		return true
+	}
+	return slices.ContainsFunc(slices.Collect(maps.Keys(in.Config.Map)), contains)
 }
 
 // reduce drops rules that say what the next shorter one says already, and sorts the rest into the plan.

@@ -53,15 +53,26 @@ func TestCover(t *testing.T) {
 		{"a volume below a mapped path shows another place", FilesInput{Volumes: []string{"/d/v"}, Config: config.Files{Mode: "volumes", Map: map[string]string{"/d": "/e"}}},
 			FilesPlan{Cover: []string{"/d", "/d/v"}, Map: map[string]string{"/d": "/e"}}},
 		{"kept: program, working directory, workspace, interpreter, home, tmp",
-			FilesInput{Config: volumes, Volumes: []string{"/p/bin/x", "/w", "/ws", "/lib64", "/home", "/tmp", "/ws/config", "/tmp/cache", "/home/me/.aws"},
-				Program: "/p/bin/x", Workdir: "/w/sub", Workspace: "/ws", Interpreter: "/lib64/ld.so", Home: "/home/me"},
+			FilesInput{Config: volumes, Volumes: []string{"/p/bin/x", "/w", "/ws", "/nix/lib", "/home", "/tmp", "/ws/config", "/tmp/cache", "/home/me/.aws"},
+				Program: "/p/bin/x", Workdir: "/w/sub", Workspace: "/ws", Interpreter: "/nix/lib/ld.so", Home: "/home/me"},
 			FilesPlan{Cover: []string{"/home/me/.aws", "/tmp/cache", "/ws/config"}, Kept: []Kept{
-				{"/home", "the home directory is there"}, {"/lib64", "the interpreter is there"}, {"/p/bin/x", "the program is there"},
+				{"/home", "the home directory is there"}, {"/nix/lib", "the interpreter is there"}, {"/p/bin/x", "the program is there"},
 				{"/tmp", "temporary files are there"}, {"/w", "the working directory is there"}, {"/ws", "the workspace is there"}}}},
 		{"kept: stepin's own, through /var/run", FilesInput{Config: volumes, Volumes: []string{"/var/run"}, Own: []string{"/run/user/1000/stepin"}},
 			FilesPlan{Kept: []Kept{{"/var/run", "stepin needs what is there"}}}},
 		{"kept against the user's rules", FilesInput{Workspace: "/ws", Config: config.Files{Pod: []string{"/ws"}, Hidden: []string{"/dev/null"}, Map: map[string]string{"/proc": "/x"}, Host: []string{"/dev"}}},
 			FilesPlan{Kept: []Kept{{"/dev/null", "it belongs to this machine's kernel"}, {"/proc", "it belongs to this machine's kernel"}, {"/ws", "the workspace is there"}}}},
+		{"kept: where programs and libraries are",
+			FilesInput{Config: volumes, PodTop: []string{"lib64"}, Volumes: []string{"/usr/local/bin", "/usr/bin/go", "/bin", "/lib64", "/usr/lib/libc.so.6",
+				"/usr/lib/x86_64-linux-gnu/libc.so.6", "/usr/lib/app/config", "/etc/ld.so.preload", "/etc/ld.so.conf.d/x.conf", "/etc", "/usr/local", "/usr/share/app", "/etc/ld"}},
+			FilesPlan{Cover: []string{"/etc/ld", "/usr/lib/app/config", "/usr/share/app"}, Kept: []Kept{{"/bin", programsWhy}, {"/etc", programsWhy}, {"/etc/ld.so.conf.d/x.conf", programsWhy},
+				{"/etc/ld.so.preload", programsWhy}, {"/lib64", programsWhy}, {"/usr/bin/go", programsWhy}, {"/usr/lib/libc.so.6", programsWhy},
+				{"/usr/lib/x86_64-linux-gnu/libc.so.6", programsWhy}, {"/usr/local", programsWhy}, {"/usr/local/bin", programsWhy}}}},
+		{"where programs are, by the user's own word", FilesInput{Volumes: []string{"/opt/local/bin", "/usr/local/bin", "/usr/local/lib", "/bin"}, HostTop: []string{"lib64"},
+			Config: config.Files{Mode: "volumes", Pod: []string{"/usr/local"}, ReadOnly: []string{"/bin"}, Map: map[string]string{"/sbin": "/x"}}},
+			FilesPlan{Cover: []string{"/bin", "/opt/local/bin", "/sbin", "/usr/local"}, Map: map[string]string{"/sbin": "/x"}}},
+		{"kept: the debugger", FilesInput{Config: volumes, Volumes: []string{"/opt/dlv"}, Own: []string{"/opt/dlv/bin/dlv"}},
+			FilesPlan{Kept: []Kept{{"/opt/dlv", "stepin needs what is there"}}}},
 		{"a root that is nobody's", FilesInput{Config: volumes, Volumes: []string{"/a"}, Workdir: "/", Home: "/", Workspace: ""}, FilesPlan{Cover: []string{"/a"}}},
 	}
 	for _, tt := range tests {
@@ -82,6 +93,8 @@ func TestCover(t *testing.T) {
 		})
 	}
 }
+
+const programsWhy = "this machine's programs or libraries are there; to see the pod's, name it in files.pod"
 
 // nameServices2 is what dns hides, written by hand.
 var nameServices2 = []string{"/run/avahi-daemon", "/run/nscd", "/run/systemd/resolve/io.systemd.Resolve", "/run/systemd/resolve/io.systemd.Resolve.Monitor"}

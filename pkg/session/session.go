@@ -64,6 +64,7 @@ type Options struct {
 // Place says where the debuggee will run; what is there stays the host's.
 type Place struct {
 	Program   string   // absolute, "" where unknown
+	Debugger  string   // absolute, "" where there is none
 	Workdir   string   // absolute
 	Workspace string   // absolute, "" where unknown
 	Environ   []string // the developer's environment

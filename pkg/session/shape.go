@@ -2,9 +2,12 @@ package session
 
 import (
 	"context"
+	"debug/elf"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/stepin-dev/stepin/pkg/policy"
@@ -15,7 +18,7 @@ import (
 func (s *Session) planFiles(ctx context.Context) {
 	in := policy.FilesInput{PodTop: s.pod.Top, Program: s.options.Place.Program, Workdir: s.options.Place.Workdir,
 		Workspace: s.options.Place.Workspace, Home: variable(s.options.Place.Environ, "HOME"),
-		Own: []string{s.dir, os.TempDir()}, DNS: s.config.DNS, Hostname: s.config.Hostname, Config: s.config.Files}
+		Interpreter: interpreter(s.options.Place.Program), Own: s.own(), DNS: s.config.DNS, Hostname: s.config.Hostname, Config: s.config.Files}
 	for _, v := range s.pod.Volumes {
 		in.Volumes = append(in.Volumes, v.Path)
 	}
@@ -29,6 +32,49 @@ func (s *Session) planFiles(ctx context.Context) {
 	for _, k := range s.plan.Kept {
 		s.notice(fmt.Sprintf("%s stays this machine's: %s", k.Path, k.Why))
 	}
+}
+
+// own is what must stay in its place for stepin and for what it starts, by each of its names: the pod's file under the
+// debugger's path would be run as the developer.
+func (s *Session) own() []string {
+	own := []string{s.dir, os.TempDir()}
+	for _, file := range []string{s.options.Place.Debugger, s.options.Place.Program} {
+		if file == "" {
+			continue
+		}
+		own = append(own, file)
+		if behind, err := filepath.EvalSymlinks(file); err == nil && behind != file {
+			own = append(own, behind)
+		}
+		if loader := interpreter(file); loader != "" {
+			own = append(own, loader)
+		}
+	}
+	return own
+}
+
+// interpreter is the loader that an ELF program asks for (elf(5), PT_INTERP), "" where it is none or needs none.
+func interpreter(program string) string {
+	if info, err := os.Stat(program); err != nil || !info.Mode().IsRegular() {
+		return "" // opening a FIFO would wait
+	}
+	f, err := elf.Open(program)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type != elf.PT_INTERP {
+			continue
+		}
+		const longest = 4096 // PATH_MAX
+		path := make([]byte, min(p.Filesz, longest))
+		if n, err := p.ReadAt(path, 0); err != nil && n < len(path) {
+			return ""
+		}
+		return strings.TrimRight(string(path), "\x00")
+	}
+	return ""
 }
 
 // present returns those of the paths that the pod has, in one round trip.
