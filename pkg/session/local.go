@@ -132,7 +132,8 @@ func ownDir(dir string) error {
 const lockTries = 100
 
 // lockDir locks the runtime directory, which whoever leaves removes: it makes it again if it is not there, or no more.
-func lockDir(dir string) (*os.File, error) {
+// It waits for whoever has the lock for as long as ctx lasts.
+func lockDir(ctx context.Context, dir string) (*os.File, error) {
 	for range lockTries {
 		if err := ownDir(dir); errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -145,7 +146,7 @@ func lockDir(dir string) (*os.File, error) {
 		} else if err != nil {
 			return nil, fmt.Errorf("session: opening the runtime directory: %w", err)
 		}
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		if err := lock(ctx, f); err != nil {
 			f.Close()
 			return nil, fmt.Errorf("session: locking the runtime directory: %w", err)
 		}
@@ -156,6 +157,21 @@ func lockDir(dir string) (*os.File, error) {
 		f.Close()
 	}
 	return nil, fmt.Errorf("session: locking the runtime directory: it does not stay")
+}
+
+// lock is flock(2) that ends with ctx: blocked in the kernel it could not be called back.
+func lock(ctx context.Context, f *os.File) error {
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		select {
+		case <-time.After(agentPoll):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // sweepDir removes the runtime directory if it is empty and nobody is about to use it. A session's agent does the same
@@ -180,7 +196,7 @@ func owner(info fs.FileInfo) int {
 
 // connect joins the agent that serves the pod already, or starts one. Only one session of this user does so at a time.
 func (l *local) connect(ctx context.Context, _ string) (*mux.Conn, wire.Welcome, string, error) {
-	lock, err := lockDir(l.dir)
+	lock, err := lockDir(ctx, l.dir)
 	if err != nil {
 		return nil, wire.Welcome{}, "", err
 	}

@@ -44,16 +44,21 @@ func TestRuntimeDirGoes(t *testing.T) {
 		_, err := os.Lstat(dir)
 		return err == nil
 	}
-	lock, err := lockDir(dir)
+	lock, err := lockDir(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if sweepDir(dir); !exists() {
 		t.Error("it was removed while it was locked")
 	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if _, err := lockDir(ended, dir); !errors.Is(err, context.Canceled) {
+		t.Error("it does not give up with its caller:", err)
+	}
 	came := make(chan error, 1)
 	go func() { // waits for the lock, unless it comes when all is over
-		again, err := lockDir(dir)
+		again, err := lockDir(t.Context(), dir)
 		if err == nil && !exists() {
 			err = errors.New("locked, and not there")
 		}
