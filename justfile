@@ -19,7 +19,7 @@ build arch="":
 test:
     @.ci/test
 
-# build and the short tests, without the race detector
+# build, the tests that need no namespaces of their own, and the main job
 [no-exit-message]
 test-quick:
     @.ci/test quick

@@ -15,18 +15,28 @@ import (
 )
 
 func main() {
-	counts := flag.String("counts", "", "file to leave \"PASSED FAILED SKIPPED\" in")
+	counts := flag.String("counts", "", "file to add the line \"PASSED FAILED SKIPPED\" to")
 	flag.Parse()
 	t := newTally(os.Stdout)
 	err := t.read(os.Stdin)
 	if *counts != "" {
 		line := fmt.Sprintf("%d %d %d\n", t.passed, t.failed, t.skipped)
-		err = errors.Join(err, os.WriteFile(*counts, []byte(line), 0o600))
+		err = errors.Join(err, add(*counts, line))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "tally:", err)
 		os.Exit(1)
 	}
+}
+
+// add appends a line: a run of all tests takes several of go test.
+func add(file, line string) error {
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(line)
+	return errors.Join(err, f.Close())
 }
 
 // event is what `go doc test2json` describes, less the times.

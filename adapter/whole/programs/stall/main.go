@@ -4,7 +4,7 @@
 //	stall dial  COUNT ADDR ECHO   dials COUNT connections, writes to each until it blocks, reads none
 //	stall serve COUNT PORT ECHO   the same with connections that it accepts
 //
-// When all are full (or have been for a moment without progress) it sends 4 MiB through a connection to ECHO, checks
+// When all are full (or have been for a moment without progress) it sends 1 MiB through a connection to ECHO, checks
 // what comes back, prints "unharmed" and waits to be killed.
 package main
 
@@ -102,7 +102,7 @@ func echo(addr string) error {
 		return err
 	}
 	defer c.Close()
-	data := bytes.Repeat([]byte("0123456789abcdef"), 256<<10)
+	data := bytes.Repeat([]byte("0123456789abcdef"), 64<<10)
 	go c.Write(data)
 	got := make([]byte, len(data))
 	if _, err := io.ReadFull(c, got); err != nil {
