@@ -27,7 +27,7 @@ import (
 
 // Child serves the sessions.
 //
-// Goroutines: Run's own, which accepts sessions; pair.Caller's; one a session and those it starts (session.go); one a
+// Goroutines: Run's own; acceptSessions; pong; pair.Caller's; one a session and those it starts (session.go); one a
 // steal listener, one a stolen flow (incoming.go).
 type Child struct {
 	start    pair.Start
@@ -49,6 +49,7 @@ type Child struct {
 	sessions map[string]*session
 
 	retired chan pair.Retire
+	pinged  chan struct{}
 }
 
 const (
@@ -74,7 +75,7 @@ func Run(ctx context.Context, control *os.File, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	c := &Child{began: time.Now(), log: log, relays: &mux.Relays{}, sessions: map[string]*session{}, retired: make(chan pair.Retire, 1)}
+	c := &Child{began: time.Now(), log: log, relays: &mux.Relays{}, sessions: map[string]*session{}, retired: make(chan pair.Retire, 1), pinged: make(chan struct{}, 1)}
 	if m.Op != pair.OpStart {
 		return fmt.Errorf("child: told %q before %q", m.Op, pair.OpStart)
 	}
@@ -95,6 +96,7 @@ func Run(ctx context.Context, control *os.File, log *slog.Logger) error {
 	}
 	c.limits = append(c.start.Limits, limits...)
 	c.caller = pair.NewCaller(conn, c.event)
+	go c.pong(conn)
 	for _, l := range steal {
 		go c.acceptStolen(l)
 	}
@@ -160,6 +162,13 @@ func readAll(f *os.File) ([]byte, error) {
 
 // event is told what the parent says of itself.
 func (c *Child) event(m pair.Message) {
+	if m.Op == pair.OpPing {
+		select {
+		case c.pinged <- struct{}{}:
+		default: // the answer to the one before is under way
+		}
+		return
+	}
 	var r pair.Retire
 	if m.Op != pair.OpRetire || json.Unmarshal(m.Body, &r) != nil {
 		return
@@ -167,6 +176,21 @@ func (c *Child) event(m pair.Message) {
 	select {
 	case c.retired <- r:
 	default:
+	}
+}
+
+// pong tells the parent that this process lives: that it receives what the parent says, and can answer. It is apart from
+// event, which must not wait for questions that wait to be sent.
+func (c *Child) pong(conn *pair.Conn) {
+	for {
+		select {
+		case <-c.pinged:
+		case <-c.caller.Done():
+			return
+		}
+		if conn.Send(pair.Message{Op: pair.OpPong}) != nil {
+			return
+		}
 	}
 }
 

@@ -16,12 +16,14 @@ const (
 	OpBye      = "bye"      // Channel: ended on purpose; reservations go, too
 	OpOriginal = "original" // Original, answered by Dialable and one socket, bound, not connected
 	OpRelease  = "release"  // Dialable: the bypass of an original's socket is not needed any more
+	OpPong     = "pong"     // not a question: the child lives
 )
 
 // Events of the parent.
 const (
 	OpStart  = "start"  // Start, the first message; its files in the order of the constants below
 	OpRetire = "retire" // Retire: end
+	OpPing   = "ping"   // to be answered by the message OpPong, which has no answer
 )
 
 // Files of OpStart. Raw sockets and the trace may be missing: Start says so.

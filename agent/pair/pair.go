@@ -13,6 +13,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -40,6 +41,9 @@ var ErrClosed = errors.New("pair: the other process has gone")
 
 // Conn is one end. Any goroutine may Send; one may Recv. It owns its descriptor.
 type Conn struct {
+	// SendTimeout is how long a Send may wait for a receiver that does not read; 0 is for ever. Set before the first.
+	SendTimeout time.Duration
+
 	uc     *net.UnixConn
 	sendMu sync.Mutex
 	buf    []byte
@@ -79,7 +83,8 @@ func Open(f *os.File) (*Conn, error) {
 // Close closes this end; the other's Recv returns ErrClosed.
 func (c *Conn) Close() error { return c.uc.Close() }
 
-// Send sends m with files, which stay the caller's. A receiver that does not read makes it wait.
+// Send sends m with files, which stay the caller's. A receiver that does not read makes it wait, no
+// longer than SendTimeout.
 func (c *Conn) Send(m Message, files ...*os.File) error {
 	raw, err := json.Marshal(m)
 	if err != nil {
@@ -98,6 +103,9 @@ func (c *Conn) Send(m Message, files ...*os.File) error {
 	}
 	c.sendMu.Lock()
 	defer c.sendMu.Unlock()
+	if c.SendTimeout > 0 {
+		_ = c.uc.SetWriteDeadline(time.Now().Add(c.SendTimeout))
+	}
 	if _, _, err := c.uc.WriteMsgUnix(raw, oob, nil); err != nil {
 		return fmt.Errorf("%w (%v)", ErrClosed, err)
 	}

@@ -50,9 +50,10 @@ func (p *Parent) loop(ctx context.Context) error {
 	}
 }
 
-// childEnded is the end of the parent, too: without it the steal would go nowhere.
+// childEnded is the end of the parent, too: without it the steal would go nowhere. A child that has only broken or closed
+// its end of the pair is killed.
 func (p *Parent) childEnded() error {
-	<-p.child.done
+	p.child.end()
 	return fmt.Errorf("the agent's child ended (%v)", p.child.cmd.ProcessState)
 }
 
@@ -197,7 +198,7 @@ func (p *Parent) answer(m message) {
 	default:
 		err = &wire.Refusal{Errno: syscall.EOPNOTSUPP, Message: "parent: what is " + m.Op + "?"}
 	}
-	if err := m.from.conn.Send(pair.Answer(m.Message, body, err), files...); err != nil && !errors.Is(err, pair.ErrClosed) {
+	if err := m.from.send(pair.Answer(m.Message, body, err), files...); err != nil && !errors.Is(err, pair.ErrClosed) {
 		p.Log.Error("answering the child", "op", m.Op, "err", err)
 	}
 	if owned {

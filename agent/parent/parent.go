@@ -48,7 +48,7 @@ const (
 
 // Parent is the parent's state. Everything but the goroutines named belongs to Run's.
 //
-// Goroutines: Run's; inside's thread; the lock's; two a child (process.go); one that waits for the target's end.
+// Goroutines: Run's; inside's thread; the lock's; three a child (process.go); one that waits for the target's end.
 type Parent struct {
 	Options
 	in       *inside
@@ -170,7 +170,7 @@ func sweep(dir string) {
 
 // newChild starts a child on the target.
 func (p *Parent) newChild(resuming bool) error {
-	child, limits, err := startChild(p.in)
+	child, limits, err := startChild(p.in, p.Log)
 	if err != nil {
 		return err
 	}

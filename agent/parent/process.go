@@ -4,9 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,13 +18,25 @@ import (
 
 // childProcess is one child. It owns its end of the pair.
 //
-// Goroutines: wait (ends with the process), receive (ends with the pair).
+// Goroutines: wait and watch (end with the process), receive (ends with the pair or the process).
 type childProcess struct {
 	cmd      *exec.Cmd
 	conn     *pair.Conn
 	messages chan message  // what it asks; closed when it has gone
 	done     chan struct{} // closed when it has ended
+	log      *slog.Logger
+	handing  atomic.Bool  // receive has a message that the loop has not taken yet
+	silent   atomic.Int32 // pings since the last sign of life
 }
+
+const (
+	// sendWait is what a child gets to take a message. One that lives takes it at once.
+	sendWait = 5 * time.Second
+	// pingEvery and maxSilent bound how long a child that hangs keeps the pod's ports: somewhat longer than its sessions
+	// wait for a sign of life. Pings are counted, not seconds: after this machine's sleep a child gets its time again.
+	pingEvery = time.Second
+	maxSilent = 4
+)
 
 type message struct {
 	from *childProcess
@@ -32,20 +47,20 @@ type message struct {
 const ChildArg = "child"
 
 // startChild starts a child in the pod's namespaces; it waits for its start message.
-func startChild(in *inside) (*childProcess, []string, error) {
+func startChild(in *inside, log *slog.Logger) (*childProcess, []string, error) {
 	var limits []string
 	if in.uts != nil {
 		limits = append(limits, fmt.Sprintf("the host name is this machine's, not the pod's: setns: %v", in.uts))
 	}
-	p, err := runChild(in, unix.CLONE_NEWPID)
+	p, err := runChild(in, log, unix.CLONE_NEWPID)
 	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) {
 		limits = append(limits, fmt.Sprintf("the agent shares this machine's process numbers: CLONE_NEWPID: %v", err))
-		p, err = runChild(in, 0)
+		p, err = runChild(in, log, 0)
 	}
 	return p, limits, err
 }
 
-func runChild(in *inside, flags uintptr) (*childProcess, error) {
+func runChild(in *inside, log *slog.Logger, flags uintptr) (*childProcess, error) {
 	conn, theirs, err := pair.New()
 	if err != nil {
 		return nil, err
@@ -59,12 +74,18 @@ func runChild(in *inside, flags uintptr) (*childProcess, error) {
 		conn.Close()
 		return nil, fmt.Errorf("starting the child: %w", err)
 	}
-	p := &childProcess{cmd: cmd, conn: conn, messages: make(chan message), done: make(chan struct{})}
+	return newChildProcess(cmd, conn, log), nil
+}
+
+// newChildProcess takes over a process that has been started and its end of the pair.
+func newChildProcess(cmd *exec.Cmd, conn *pair.Conn, log *slog.Logger) *childProcess {
+	conn.SendTimeout = sendWait
+	p := &childProcess{cmd: cmd, conn: conn, log: log, messages: make(chan message), done: make(chan struct{})}
 	go func() {
 		_ = cmd.Wait()
 		close(p.done)
 	}()
-	return p, nil
+	return p
 }
 
 // begin tells the child what it is. From then on its questions arrive in messages.
@@ -73,11 +94,55 @@ func (p *childProcess) begin(s pair.Start, files []*os.File) error {
 	if err != nil {
 		return err
 	}
-	if err := p.conn.Send(pair.Message{Op: pair.OpStart, Body: raw}, files...); err != nil {
+	if err := p.send(pair.Message{Op: pair.OpStart, Body: raw}, files...); err != nil {
 		return err
 	}
 	go p.receive()
+	go p.watch()
 	return nil
+}
+
+// send kills a child that does not take its messages: what it was asked or told would be lost.
+func (p *childProcess) send(m pair.Message, files ...*os.File) error {
+	err := p.conn.Send(m, files...)
+	if err != nil {
+		p.kill(err)
+	}
+	return err
+}
+
+// kill has the loop see the child's end.
+func (p *childProcess) kill(why error) {
+	select {
+	case <-p.done: // it has ended by itself
+		return
+	default:
+	}
+	p.log.Warn("ending the child", "why", why)
+	_ = p.cmd.Process.Kill()
+}
+
+// watch kills a child that gives no sign of life: stopped or hanging it would keep the pod's ports from everybody.
+func (p *childProcess) watch() {
+	tick := time.NewTicker(pingEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.done:
+			return
+		case <-tick.C:
+		}
+		if p.handing.Load() {
+			p.silent.Store(0)
+		}
+		if p.silent.Add(1) > maxSilent {
+			p.kill(fmt.Errorf("no sign of life for %v", maxSilent*pingEvery))
+			return
+		}
+		if p.send(pair.Message{Op: pair.OpPing}) != nil {
+			return
+		}
+	}
 }
 
 func (p *childProcess) receive() {
@@ -85,14 +150,21 @@ func (p *childProcess) receive() {
 	for {
 		m, files, err := p.conn.Recv()
 		if err != nil {
+			p.log.Debug("the child's end of the pair", "err", err)
 			return
 		}
 		pair.CloseAll(files)
+		p.silent.Store(0)
+		if m.Op == pair.OpPong {
+			continue
+		}
+		p.handing.Store(true)
 		select {
 		case p.messages <- message{p, m}:
 		case <-p.done:
 			return
 		}
+		p.handing.Store(false)
 	}
 }
 
@@ -109,5 +181,5 @@ func (p *childProcess) retire(r pair.Retire) error {
 	if err != nil {
 		return err
 	}
-	return p.conn.Send(pair.Message{Op: pair.OpRetire, Body: raw})
+	return p.send(pair.Message{Op: pair.OpRetire, Body: raw})
 }

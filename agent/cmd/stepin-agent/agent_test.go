@@ -134,7 +134,7 @@ func TestOpenConnections(t *testing.T) {
 }
 
 func TestKill(t *testing.T) {
-	for _, who := range []string{"parent", "child", "session"} {
+	for _, who := range []string{"parent", "child", "hung child", "session"} {
 		t.Run(who, func(t *testing.T) {
 			p := servePod(t)
 			a := startAgent(t, p.pid)
@@ -149,6 +149,9 @@ func TestKill(t *testing.T) {
 				_ = a.cmd.Process.Kill()
 			case "child":
 				_ = syscall.Kill(child, syscall.SIGKILL)
+			case "hung child":
+				_ = syscall.Kill(child, syscall.SIGSTOP)
+				<-a.done // it is given some seconds
 			default:
 				s.Close("over")
 			}
