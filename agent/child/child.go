@@ -54,7 +54,7 @@ type Child struct {
 
 const (
 	// heapPercent lets the garbage collector run early, and heapLimit more so when much is held: what a thousand stalled
-	// flows hold, the channel's budget of 32 MiB and their stacks, must not be doubled by garbage. It is a wish, not a
+	// flows hold, the channel's budget (mux.Budget) and their stacks, must not be doubled by garbage. It is a wish, not a
 	// bound: where more is live it only costs time.
 	heapPercent = 50
 	heapLimit   = 48 << 20
@@ -194,11 +194,8 @@ func (c *Child) pong(conn *pair.Conn) {
 	}
 }
 
-// retire tells the sessions why, or, for the next child's sake, nothing.
+// retire tells the sessions why.
 func (c *Child) retire(r pair.Retire) {
-	if !r.Bye {
-		return
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, s := range c.sessions {

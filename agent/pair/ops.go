@@ -22,7 +22,7 @@ const (
 // Events of the parent.
 const (
 	OpStart  = "start"  // Start, the first message; its files in the order of the constants below
-	OpRetire = "retire" // Retire: end
+	OpRetire = "retire" // Retire: say goodbye and end
 	OpPing   = "ping"   // to be answered by the message OpPong, which has no answer
 )
 
@@ -102,9 +102,6 @@ type Original struct {
 // Dialable names the bypass that a socket was given.
 type Dialable struct{ ID uint64 }
 
-// Retire ends the child. With Bye the sessions are told Reason; else they only lose their channels, and come back to the
-// next child.
-type Retire struct {
-	Bye    bool
-	Reason string
-}
+// Retire ends the child, which tells its sessions Reason. A child that another is to replace is not told but killed: its
+// sessions only lose their channels, and come back to the next.
+type Retire struct{ Reason string }

@@ -24,7 +24,7 @@ func (p *Parent) loop(ctx context.Context) error {
 		until, ok := p.deadline()
 		if ok && !time.Now().Before(until) && p.table.Idle() {
 			p.Log.Info("no session any more")
-			return p.retire(pair.Retire{Bye: true, Reason: "the agent had no session any more"})
+			return p.retire(pair.Retire{Reason: "the agent had no session any more"})
 		}
 		wait := time.Hour
 		if ok {
@@ -44,7 +44,7 @@ func (p *Parent) loop(ctx context.Context) error {
 				return err
 			}
 		case <-ctx.Done():
-			return p.retire(pair.Retire{Bye: true, Reason: "the agent was ended"})
+			return p.retire(pair.Retire{Reason: "the agent was ended"})
 		case <-timer.C:
 		}
 	}
@@ -121,7 +121,7 @@ func (p *Parent) replace(ctx context.Context) (done bool, err error) {
 				}
 				p.answer(m)
 			case <-ctx.Done():
-				return true, p.retire(pair.Retire{Bye: true, Reason: "the agent was ended"})
+				return true, p.retire(pair.Retire{Reason: "the agent was ended"})
 			case <-poll.C:
 				waiting = false
 			}
@@ -131,7 +131,7 @@ func (p *Parent) replace(ctx context.Context) (done bool, err error) {
 		}
 		p.detach(p.table.Expire(time.Now()))
 	}
-	return true, p.retire(pair.Retire{Bye: true,
+	return true, p.retire(pair.Retire{
 		Reason: fmt.Sprintf("the pod's process %d (%s) has ended and no other took its place", p.target.pid, p.target.exe)})
 }
 
