@@ -3,21 +3,27 @@ package session
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"sync"
 
+	"github.com/stepin-dev/stepin/pkg/mux"
 	"github.com/stepin-dev/stepin/pkg/names"
+	"github.com/stepin-dev/stepin/pkg/policy"
 	"github.com/stepin-dev/stepin/pkg/resolv"
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
-// lookup carries questions to the pod's resolver: one stream, one round trip.
+// lookup carries questions to the pod's resolver: one stream, one round trip. Without an agent, onLost decides.
 func (s *Session) lookup(ctx context.Context, queries [][]byte, own []bool) ([]names.Answer, error) {
 	var answers []names.Answer
 	for len(queries) > 0 {
 		n := min(len(queries), wire.MaxQueries)
 		part, err := s.lookupSome(ctx, queries[:n], own[:n])
+		if errors.Is(err, mux.ErrLost) && policy.Lost(s.config.OnLost).Where == policy.Host {
+			part, err = hostLookup(ctx, queries[:n], own[:n])
+		}
 		if err != nil {
 			return nil, err
 		}
