@@ -74,7 +74,8 @@ func (c *cache) drop(q question, e *entry) {
 	delete(c.entries, q)
 }
 
-// settle gives a claimed entry its answer, or its error, which is not kept.
+// settle gives a claimed entry its answer, or its error, which is not kept; hold is how long the answer is kept where it
+// says less itself. A server's failure and a truncated answer are not held: who asks next may get a better one.
 func (c *cache) settle(q question, e *entry, answer []byte, err error, hold time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -82,7 +83,9 @@ func (c *cache) settle(q question, e *entry, answer []byte, err error, hold time
 	e.answer, e.err = answer, err
 	ttl := time.Duration(0)
 	if err == nil {
-		ttl = max(lifetime(answer), hold)
+		if ttl = lifetime(answer); conclusive(answer) {
+			ttl = max(ttl, hold)
+		}
 		c.remember(q, answer)
 	}
 	e.expires = e.stored.Add(ttl)
@@ -92,7 +95,7 @@ func (c *cache) settle(q question, e *entry, answer []byte, err error, hold time
 	}
 }
 
-// aged returns e's answer with its TTLs less the time it was kept.
+// answer returns e's answer with its TTLs less the time it was kept.
 func (c *cache) answer(e *entry) []byte {
 	out := slices.Clone(e.answer)
 	age := uint32(max(0, c.now().Sub(e.stored)) / time.Second)
@@ -110,11 +113,7 @@ func (c *cache) answer(e *entry) []byte {
 // without an SOA, and none for a server's failure.
 func lifetime(msg []byte) time.Duration {
 	rr, ok := records(msg)
-	if !ok || msg[2]&0x02 != 0 { // truncated
-		return 0
-	}
-	code := dnsmessage.RCode(msg[3] & 0x0f)
-	if code != dnsmessage.RCodeSuccess && code != dnsmessage.RCodeNameError {
+	if !ok || !conclusive(msg) {
 		return 0
 	}
 	ttl, known := maxTTL, false
@@ -130,6 +129,16 @@ func lifetime(msg []byte) time.Duration {
 		return 0
 	}
 	return ttl
+}
+
+// conclusive says whether an answer says all that there is, or that there is nothing.
+func conclusive(msg []byte) bool {
+	const truncated = 0x02
+	if len(msg) < 4 || msg[2]&truncated != 0 {
+		return false
+	}
+	code := dnsmessage.RCode(msg[3] & 0x0f)
+	return code == dnsmessage.RCodeSuccess || code == dnsmessage.RCodeNameError
 }
 
 func seconds(b []byte, at int) time.Duration {

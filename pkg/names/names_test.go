@@ -23,6 +23,7 @@ type zone struct {
 	delay time.Duration
 	fail  error
 	addrs map[string]string
+	sick  bool // every answer is SERVFAIL
 }
 
 func (z *zone) exchange(_ context.Context, queries [][]byte, own []bool) ([]Answer, error) {
@@ -65,6 +66,9 @@ func (z *zone) answer(id uint16, q dnsmessage.Question) []byte {
 		root := dnsmessage.MustNewName(".")
 		m.Authorities = []dnsmessage.Resource{{Header: dnsmessage.ResourceHeader{Name: root, Class: q.Class, TTL: 60},
 			Body: &dnsmessage.SOAResource{NS: root, MBox: root, MinTTL: 20}}}
+	}
+	if z.sick {
+		m.RCode, m.Answers, m.Authorities = dnsmessage.RCodeServerFailure, nil, nil
 	}
 	b, err := m.Pack()
 	if err != nil {
@@ -154,6 +158,27 @@ func TestFailuresAreNotKept(t *testing.T) {
 		t.Error(m.RCode)
 	}
 	z.fail = nil
+	if m, _ := ask(t, r, "a.test.", dnsmessage.TypeA); len(m.Answers) != 1 {
+		t.Error(m)
+	}
+}
+
+// TestSickServersAreAskedAgain: nor are the failures of questions that nobody had asked yet.
+func TestSickServersAreAskedAgain(t *testing.T) {
+	z := &zone{sick: true, addrs: map[string]string{"a.test.": "192.0.2.1"}}
+	r := New(Config{Pod: z.exchange})
+	if m, _ := ask(t, r, "a.test.", dnsmessage.TypeAAAA); m.RCode != dnsmessage.RCodeServerFailure {
+		t.Error(m.RCode)
+	}
+	z.mu.Lock() // the A question goes along: its trip may not have settled yet
+	z.sick = false
+	z.mu.Unlock()
+	r.cache.mu.Lock()
+	e := r.cache.entries[question{name: "a.test.", typ: dnsmessage.TypeA, class: dnsmessage.ClassINET}]
+	r.cache.mu.Unlock()
+	if e != nil {
+		<-e.ready
+	}
 	if m, _ := ask(t, r, "a.test.", dnsmessage.TypeA); len(m.Answers) != 1 {
 		t.Error(m)
 	}
