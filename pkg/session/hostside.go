@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -23,22 +24,44 @@ func (s *Session) listenOnHost(number uint16) io.Closer {
 		s.sayOnce(number, "port %d of this machine's 127.0.0.1 cannot be used to reach the program: %v", number, cause(err))
 		return nil
 	}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go s.serveHost(c.(*net.TCPConn), number)
-		}
-	}()
+	go s.acceptHost(l, number)
 	return l
 }
 
+const (
+	// hostCallers bounds the callers whose user is not known yet: others' cost no more than these descriptors.
+	hostCallers = 64
+	// acceptPause is the wait after accept(2) has failed for a while, as with EMFILE; the caller waits in the backlog.
+	acceptPause = 100 * time.Millisecond
+)
+
+func (s *Session) acceptHost(l net.Listener, number uint16) {
+	unchecked := make(chan struct{}, hostCallers)
+	for {
+		c, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			s.log.Debug("accepting on the loopback", "port", number, "err", err)
+			select {
+			case <-time.After(acceptPause):
+			case <-s.ctx.Done():
+				l.Close()
+				return
+			}
+			continue
+		}
+		unchecked <- struct{}{}
+		go s.serveHost(c.(*net.TCPConn), number, func() { <-unchecked })
+	}
+}
+
 // serveHost joins a caller on the developer's machine to the debuggee. Others than this user get nothing: the
-// debuggee acts with the pod's rights.
-func (s *Session) serveHost(c *net.TCPConn, number uint16) {
-	if err := peer.SameUser(c); err != nil {
+// debuggee acts with the pod's rights. It calls checked as soon as it knows who calls.
+func (s *Session) serveHost(c *net.TCPConn, number uint16, checked func()) {
+	err := peer.SameUser(c)
+	if checked(); err != nil {
 		s.log.Warn("refused a caller on the loopback", "port", number, "err", err)
 		mux.TCP{TCPConn: c}.Abort()
 		return
@@ -60,7 +83,13 @@ func (s *Session) serveHost(c *net.TCPConn, number uint16) {
 		mux.TCP{TCPConn: c}.Abort()
 		return
 	}
-	join(mux.TCP{TCPConn: c}, mux.TCP{TCPConn: conn})
+	outer, inner := mux.TCP{TCPConn: c}, mux.TCP{TCPConn: conn}
+	stop := context.AfterFunc(s.ctx, func() {
+		outer.Abort()
+		inner.Abort()
+	})
+	defer stop()
+	join(outer, inner)
 }
 
 // destinationFromHost is where a caller of the developer's loopback is delivered: the loopback inside if the debuggee
