@@ -345,21 +345,26 @@ func count(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// follow ends the session when its namespaces are gone, or when the agent says that the pod is.
+// follow ends the session when its namespaces are gone, or when the agent says that the pod is. A session that has lost
+// its agent only goes on without.
 func (s *Session) follow() {
-	select {
-	case <-s.ctx.Done():
-		return
-	case <-s.ns.Done():
-		err := s.ns.Err()
-		if err == nil {
-			err = errors.New("they were ended from outside")
+	for ended := s.link.ended; ; {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-s.ns.Done():
+			err := s.ns.Err()
+			if err == nil {
+				err = errors.New("they were ended from outside")
+			}
+			s.end(fail.Wrap(fail.NamespacesForbidden, err, "start again", "the debuggee's namespaces are gone"))
+			return
+		case <-ended:
 		}
-		s.end(fail.Wrap(fail.NamespacesForbidden, err, "start again", "the debuggee's namespaces are gone"))
-	case <-s.link.ended:
 		if s.ctx.Err() != nil {
 			return // it was Close
 		}
+		ended = nil // heard: it stays closed
 		var bye mux.ByeError
 		if errors.As(s.link.err, &bye) && bye.Reason != "" {
 			s.end(fail.New(fail.AgentLost, "start again when the pod runs", "%s", bye.Reason))
