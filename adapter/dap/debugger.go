@@ -158,7 +158,7 @@ func (c *conversation) onEnd(r *run, m *Message) {
 	case c.run != r, c.terminated, c.phase == ending && m.Event == "terminated":
 		c.mu.Unlock()
 		return
-	case c.swap != nil:
+	case c.swap != nil && c.swap.old == r:
 		c.swap.ends = append(c.swap.ends, m)
 		c.mu.Unlock()
 		return

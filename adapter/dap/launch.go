@@ -113,20 +113,31 @@ func (c *conversation) launch(ctx context.Context, m *Message, op *operation) (*
 	if err != nil {
 		return s, s.why(err)
 	}
+	var answer *Message
 	select {
-	case answer := <-answered:
-		if answer == nil {
-			return s, s.why(r.death())
-		}
-		if !answer.Success {
-			r.end()
-			return s, errAnswered
-		}
-		return s, nil
+	case answer = <-answered:
 	case <-ctx.Done():
-		r.end()
-		return s, ctx.Err()
+		select {
+		case answer = <-answered: // the cancel came too late
+		default:
+			r.end()
+			answer = <-answered // the reader has ended: whether it answered is settled
+			if answer == nil {
+				return s, ctx.Err()
+			}
+			if answer.Success {
+				c.terminateUnlessEnding()
+			}
+		}
 	}
+	if answer == nil {
+		return s, s.why(r.death())
+	}
+	if !answer.Success {
+		r.end()
+		return s, errAnswered
+	}
+	return s, nil
 }
 
 // why is the session's own end where that took the real debugger with it, else err.
@@ -277,5 +288,15 @@ func (c *conversation) terminate() {
 	c.mu.Unlock()
 	if !told {
 		c.toEditor(newEvent("terminated", nil))
+	}
+}
+
+// terminateUnlessEnding is terminate where no disconnect is to be answered first.
+func (c *conversation) terminateUnlessEnding() {
+	c.mu.Lock()
+	over := c.phase == ending
+	c.mu.Unlock()
+	if !over {
+		c.terminate()
 	}
 }

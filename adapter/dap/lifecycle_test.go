@@ -117,6 +117,46 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// TestRestartThenExit restarts into a program that ends at once: the editor hears of the end, after the answer. How the
+// end falls in with the restart's own is chance: hence the loop.
+func TestRestartThenExit(t *testing.T) {
+	bin := t.TempDir()
+	for _, name := range []string{"service", "hello"} {
+		build := exec.CommandContext(limit(t), "go", "build", "-o", filepath.Join(bin, name), ".")
+		build.Dir, build.Env = program(t, name), environ(t)
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	config := func(name string, noDebug bool) map[string]any {
+		args := launchArgs(map[string]any{"mode": "exec", "program": filepath.Join(bin, name)})
+		args["noDebug"] = noDebug
+		return args
+	}
+	for _, noDebug := range []bool{false, true} {
+		t.Run(fmt.Sprintf("noDebug=%v", noDebug), func(t *testing.T) {
+			for range 5 {
+				a := startAdapter(t, bin)
+				begin(t, a.Client, config("service", noDebug))
+				a.WaitOutput(limit(t), "stdout", "listening")
+				must(t, a.Client, "restart", map[string]any{"arguments": config("hello", noDebug)})
+				event(t, a.Client, "terminated")
+				must(t, a.Client, "disconnect", nil)
+				<-a.ended
+				ends := 0
+				for _, e := range a.Events() {
+					if e.Event == "terminated" {
+						ends++
+					}
+				}
+				if ends != 1 {
+					t.Errorf("terminated came %d times", ends)
+				}
+			}
+		})
+	}
+}
+
 // TestDisconnectAnytime ends the conversation at each point of a launch; it is answered in time and leaves no process.
 func TestDisconnectAnytime(t *testing.T) {
 	dir := program(t, "service")

@@ -16,6 +16,7 @@ const maxHeld = 256
 
 // swap is a restart under way: what must not reach the editor, or not yet. Guarded by conversation.mu.
 type swap struct {
+	old      *run       // the run that the restart ends
 	changing bool       // between the end of the old real debugger and the new one's readiness
 	held     []held     // requests that came then
 	ends     []*Message // exited and terminated of the old one, which count only if the restart fails
@@ -38,7 +39,7 @@ func (c *conversation) onRestart(m *Message) {
 	c.mu.Lock()
 	ready := c.phase == running && c.swap == nil && !c.terminated
 	if ready {
-		c.swap = &swap{}
+		c.swap = &swap{old: c.run}
 	}
 	c.mu.Unlock()
 	if !ready {
@@ -116,7 +117,7 @@ func (c *conversation) reconfigure(m *Message, s *live) (Debugger, *config.Launc
 // startAgain starts the new real debugger and returns when it is configured and runs.
 func (c *conversation) startAgain(ctx context.Context, m *Message, op *operation, s *live, d Debugger, program string, wasPaused bool) error {
 	launched := make(chan *Message, 1)
-	configured := make(chan struct{})
+	ready := make(chan struct{}) // closed in the new run's reader, after the answer
 	answer := func() {
 		op.progress.end()
 		c.reply(newResponse(m.Seq, m.Command, nil))
@@ -125,8 +126,15 @@ func (c *conversation) startAgain(ctx context.Context, m *Message, op *operation
 		}
 	}
 	r, err := c.startRun(ctx, s, d, program, starting{
-		onLaunch: func(m *Message) { launched <- m },
-		onReady:  func(r *run) { c.replay(r, func() { answer(); close(configured) }) },
+		onLaunch: func(m *Message) {
+			if m != nil && m.Success && s.noDebug { // no initialized event comes
+				answer()
+				c.release()
+				close(ready)
+			}
+			launched <- m
+		},
+		onReady: func(r *run) { c.replay(r, answer, func() { close(ready) }) },
 	})
 	if err != nil {
 		return err
@@ -138,23 +146,46 @@ func (c *conversation) startAgain(ctx context.Context, m *Message, op *operation
 				return r.death()
 			}
 			if !m.Success {
-				r.end()
+				r.discard()
 				return refusal(r.name, m)
 			}
-			if s.noDebug { // no initialized event comes
-				answer()
+			launched = nil
+		case <-ready:
+			return nil
+		case <-r.gone: // so the reader has ended, and whether it answered is settled
+			if closed(ready) {
 				return nil
 			}
-			launched = nil
-		case <-configured:
-			return nil
-		case <-r.gone:
 			return r.death()
 		case <-ctx.Done():
-			r.end()
+			if closed(ready) {
+				return nil // the cancel came too late
+			}
+			r.discard()
+			if closed(ready) { // answered in the last moment: no second answer
+				c.terminateUnlessEnding()
+				return nil
+			}
 			return ctx.Err()
 		}
 	}
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// discard ends a run that the editor is to hear nothing more of.
+func (r *run) discard() {
+	r.mu.Lock()
+	r.quiet = true
+	r.mu.Unlock()
+	r.end()
 }
 
 // refusal is the real debugger's own sentence.
@@ -167,10 +198,17 @@ func refusal(name string, m *Message) error {
 }
 
 // replay configures the new real debugger like the old one. It is called in the run's reader and does not wait: each
-// answer leads to the next request. done is called before the debuggee runs on.
-func (c *conversation) replay(r *run, done func()) {
+// answer leads to the next request. answer is called before the debuggee runs on, done at the end.
+func (c *conversation) replay(r *run, answer, done func()) {
+	type entry struct {
+		*remembered
+		arguments json.RawMessage // a copy: the editor may be changing them
+	}
 	c.mu.Lock()
-	entries := append([]*remembered(nil), c.memory.entries...)
+	entries := make([]entry, len(c.memory.entries))
+	for i, e := range c.memory.entries {
+		entries[i] = entry{e, e.arguments}
+	}
 	configured := c.memory.configured
 	c.mu.Unlock()
 	var next func(i int)
@@ -179,7 +217,7 @@ func (c *conversation) replay(r *run, done func()) {
 			e := entries[i]
 			r.ask(e.command, e.arguments, func(m *Message) {
 				if m != nil && m.Success {
-					c.relearn(r, e, m)
+					c.relearn(r, e.remembered, m)
 				}
 				if m != nil {
 					next(i + 1)
@@ -187,11 +225,12 @@ func (c *conversation) replay(r *run, done func()) {
 			})
 			return
 		}
-		done()
+		answer()
 		if configured {
 			r.ask("configurationDone", nil, func(*Message) {})
 		}
-		c.release(r)
+		c.release()
+		done()
 	}
 	next(0)
 }
@@ -199,30 +238,32 @@ func (c *conversation) replay(r *run, done func()) {
 // relearn tells the editor what became of its breakpoints in the new program: they may have moved or gone.
 func (c *conversation) relearn(r *run, e *remembered, m *Message) {
 	c.mu.Lock()
-	e.ids = c.memory.answer(r.ids, m, e.ids)
+	ids := c.memory.answer(r.ids, m, e.ids)
+	e.ids = ids
 	c.mu.Unlock()
 	var list []json.RawMessage
 	if decode(fields(m, "body")["breakpoints"], &list) != nil {
 		return
 	}
 	for i, b := range list {
-		if i < len(e.ids) && e.ids[i] != 0 {
+		if i < len(ids) && ids[i] != 0 {
 			c.toEditor(newEvent("breakpoint", map[string]any{"reason": "changed", "breakpoint": b}))
 		}
 	}
 }
 
-// release sends the new real debugger what came meanwhile.
-func (c *conversation) release(r *run) {
+// release sends the new real debugger what came meanwhile: under mu, so that nothing newer overtakes it. It does not
+// wait.
+func (c *conversation) release() {
 	c.mu.Lock()
-	var waiting []held
-	if c.swap != nil {
-		waiting, c.swap.held, c.swap.changing = c.swap.held, nil, false
+	defer c.mu.Unlock()
+	if c.swap == nil {
+		return
 	}
-	c.mu.Unlock()
-	for _, h := range waiting {
-		r.forward(h.message, h.key)
+	for _, h := range c.swap.held {
+		c.run.forward(h.message, h.key)
 	}
+	c.swap.held, c.swap.changing = nil, false
 }
 
 // settle ends the restart. Where it failed before the old run was ended, the old run lives and what it said meanwhile
@@ -234,11 +275,7 @@ func (c *conversation) settle(err error) {
 	r, over := c.run, c.phase == ending
 	c.mu.Unlock()
 	for _, h := range s.held { // none after a success
-		if err != nil {
-			c.refuse(h.message.Seq, h.message.Command, fail.New(fail.DebuggerFailed, "", "the restart failed"))
-		} else {
-			r.forward(h.message, h.key)
-		}
+		c.refuse(h.message.Seq, h.message.Command, fail.New(fail.DebuggerFailed, "", "the restart failed"))
 	}
 	switch {
 	case err == nil, over:
