@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -56,12 +57,23 @@ func Status(err error, stderr io.Writer) int {
 		return int(status)
 	}
 	for _, e := range each(err) {
-		fmt.Fprintf(stderr, "stepin: %v\n", e)
+		fmt.Fprintf(stderr, "stepin: %s\n", printable(e.Error()))
 		if hint := fail.Hint(e); hint != "" {
-			fmt.Fprintf(stderr, "hint: %s\n", hint)
+			fmt.Fprintf(stderr, "hint: %s\n", printable(hint))
 		}
 	}
 	return exitOurs
+}
+
+// printable makes text fit for a terminal: names and messages of the pod's may bear escape sequences, which would write
+// to the developer's screen or clipboard.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) || r == '\n' || r == '\t' {
+			return r
+		}
+		return '?'
+	}, text)
 }
 
 // each returns the problems of a configuration one by one, and any other error as it is.

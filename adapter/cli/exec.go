@@ -134,16 +134,16 @@ func runExec(cmd *cobra.Command, f execFlags, args []string) error {
 	defer cancel()
 	s, err := start(starting, session.Options{
 		Config: c, Log: logger(stderr),
-		Notice: func(line string) { fmt.Fprintln(stderr, "stepin: "+line) },
+		Notice: func(line string) { fmt.Fprintln(stderr, "stepin: "+printable(line)) },
 		Place:  session.Place{Program: here(program), Workdir: dir, Workspace: dir, Environ: os.Environ()},
 	})
 	if err != nil {
 		if starting.Err() != nil {
-			return fail.New(fail.Internal, "", "stopped before the command began")
+			return errStopped()
 		}
 		return err
 	}
-	status, err := runInside(cmd.Context(), s, append([]string{program}, args[1:]...), dir, stderr)
+	status, err := runInside(cmd.Context(), starting, s, append([]string{program}, args[1:]...), dir, stderr)
 	if cerr := s.Close(); cerr != nil && err == nil {
 		err = cerr
 	}
@@ -156,14 +156,19 @@ func runExec(cmd *cobra.Command, f execFlags, args []string) error {
 	return nil
 }
 
-// runInside runs the command with stepin's own streams and returns its status.
-func runInside(ctx context.Context, s *session.Session, argv []string, dir string, stderr io.Writer) (int, error) {
+func errStopped() error { return fail.New(fail.Internal, "", "stopped before the command began") }
+
+// runInside runs the command with stepin's own streams and returns its status; not if a signal has ended starting.
+func runInside(ctx, starting context.Context, s *session.Session, argv []string, dir string, stderr io.Writer) (int, error) {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env, cmd.Dir = s.Environ(nil), dir
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH)
 	defer signal.Stop(signals)
+	if starting.Err() != nil { // by a signal from before signals had them
+		return 0, errStopped()
+	}
 	if err := s.Begin(cmd); err != nil {
 		return 0, err
 	}
