@@ -43,6 +43,9 @@ type link struct {
 	changed chan struct{} // closed and replaced at each change of conn
 	resume  string
 
+	stating sync.Mutex // held while state is told, so that the last one told is the last one
+	state   wire.State // repeated on each new channel
+
 	ctx    context.Context
 	cancel context.CancelFunc
 	ended  chan struct{} // closed when it will never be up again
@@ -87,6 +90,7 @@ func (l *link) run(conn *mux.Conn) {
 			l.err = err
 			return
 		}
+		l.repeat()
 		l.notice(fmt.Sprintf("the agent is back after %v", time.Since(lost).Round(100*time.Millisecond)))
 	}
 }
@@ -213,10 +217,26 @@ func (l *link) why(err error) error {
 	return fail.New(fail.AgentLost, "start again", "the agent was lost while the session started")
 }
 
-// send sends a control message if the link is up: State is repeated after a reconnect by its sender.
-func (l *link) send(kind wire.Kind, body any) {
+// tell tells the agent the debuggee's state: now if the link is up, and again whenever it comes back.
+func (l *link) tell(state wire.State) {
+	l.stating.Lock()
+	defer l.stating.Unlock()
+	l.state = state
+	l.send()
+}
+
+// repeat tells a new channel the last state, if it is another than the one that agents begin with.
+func (l *link) repeat() {
+	l.stating.Lock()
+	defer l.stating.Unlock()
+	if l.state != (wire.State{}) {
+		l.send()
+	}
+}
+
+func (l *link) send() {
 	if conn, _ := l.current(); conn != nil {
-		_ = conn.Send(kind, body)
+		_ = conn.Send(wire.KindState, l.state) // of a channel that is lost: repeat comes
 	}
 }
 

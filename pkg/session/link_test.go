@@ -23,6 +23,7 @@ type wireAgent struct {
 	dials  atomic.Int32
 	resume []string
 	gone   error
+	states chan wire.State // nil: not listened for
 }
 
 func (a *wireAgent) dial(ctx context.Context, resume string) (*mux.Conn, wire.Welcome, error) {
@@ -36,7 +37,12 @@ func (a *wireAgent) dial(ctx context.Context, resume string) (*mux.Conn, wire.We
 	go func() {
 		c, err := mux.Serve(context.Background(), far, func(h wire.Hello) (wire.Welcome, error) {
 			return wire.Welcome{Resume: "again"}, nil
-		}, mux.Config{})
+		}, mux.Config{OnMessage: func(kind wire.Kind, body []byte) {
+			var state wire.State
+			if a.states != nil && kind == wire.KindState && wire.Decode(body, &state) == nil {
+				a.states <- state
+			}
+		}})
 		if err != nil {
 			return
 		}
@@ -103,6 +109,27 @@ func TestLinkComesBack(t *testing.T) {
 	<-held // the steal is held again on the new channel
 	if a.dials.Load() != 2 || a.resume[1] != "again" {
 		t.Errorf("%d dials, resumed with %q", a.dials.Load(), a.resume)
+	}
+}
+
+// TestLinkRepeatsState: an agent that comes back learns that the debuggee stands at a breakpoint.
+func TestLinkRepeatsState(t *testing.T) {
+	a := &wireAgent{states: make(chan wire.State, 10)}
+	l, _ := startLink(t, a)
+	defer l.close()
+	until(t, "served", func() bool { a.mu.Lock(); defer a.mu.Unlock(); return a.conn != nil })
+	l.tell(wire.State{Paused: true})
+	if state := <-a.states; !state.Paused {
+		t.Error("not told")
+	}
+	a.cut()
+	select {
+	case state := <-a.states:
+		if !state.Paused {
+			t.Error("told the wrong state")
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("not repeated")
 	}
 }
 

@@ -462,7 +462,7 @@ func (s *Session) Begin(cmd *exec.Cmd) error {
 const exitMissing = 127
 
 // SetPaused says that the debuggee stands at a breakpoint.
-func (s *Session) SetPaused(paused bool) { s.link.send(wire.KindState, wire.State{Paused: paused}) }
+func (s *Session) SetPaused(paused bool) { s.link.tell(wire.State{Paused: paused}) }
 
 func (s *Session) notice(line string) { s.options.Notice(line) }
 
