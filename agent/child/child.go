@@ -15,6 +15,7 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -48,6 +49,7 @@ type Child struct {
 	mu       sync.Mutex
 	sessions map[string]*session
 
+	stolen  atomic.Int64 // stolen connections that are served
 	retired chan pair.Retire
 	pinged  chan struct{}
 }
@@ -194,14 +196,23 @@ func (c *Child) pong(conn *pair.Conn) {
 	}
 }
 
-// retire tells the sessions why.
+// retire tells the sessions why, and lets the connections that went to the pod's own process come to their end.
 func (c *Child) retire(r pair.Retire) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	for _, s := range c.sessions {
 		_ = s.conn.Close(r.Reason)
 	}
+	c.mu.Unlock()
+	for end := time.Now().Add(flowsWait); c.stolen.Load() > 0 && time.Now().Before(end); {
+		time.Sleep(flowsPoll)
+	}
 }
+
+const (
+	// flowsWait is less than the parent waits for this process's end (its retireWait). What lasts longer is reset.
+	flowsWait = 900 * time.Millisecond
+	flowsPoll = 10 * time.Millisecond
+)
 
 // acceptSessions never waits for one session's sake.
 func (c *Child) acceptSessions(ctx context.Context, l *net.UnixListener) {

@@ -50,8 +50,10 @@ func (c *Child) acceptStolen(l *net.TCPListener) {
 		}
 		select {
 		case slots <- struct{}{}:
+			c.stolen.Add(1)
 			go func() {
 				c.incoming(conn, own)
+				c.stolen.Add(-1)
 				<-slots
 			}()
 		default:
