@@ -221,24 +221,49 @@ func (r *run) startProcess(argv []string, command Command, d Debugger) error {
 
 // readOwn shows what the real debugger prints itself as far as it wants, and keeps the last lines for its obituary.
 func (r *run) readOwn(from io.ReadCloser, d Debugger) {
-	const keep, longest = 20, 64 << 10 // lines; bytes
+	const keep, longest = 20, 4 << 10 // lines; bytes of each
 	defer from.Close()
-	lines := bufio.NewReaderSize(from, longest)
-	for {
-		b, err := lines.ReadSlice('\n')
-		if line := strings.TrimRight(string(b), "\r\n"); line != "" {
-			text, show := d.Log(line)
-			r.mu.Lock()
-			r.last = append(r.last, text)
-			r.last = r.last[max(0, len(r.last)-keep):]
-			r.mu.Unlock()
-			if show {
-				r.c.print("console", text+"\n")
-			}
+	ownLines(from, func(line string) {
+		text, show := d.Log(line)
+		r.mu.Lock()
+		r.last = append(r.last, text[:min(len(text), longest)])
+		r.last = r.last[max(0, len(r.last)-keep):]
+		r.mu.Unlock()
+		if show {
+			r.c.print("console", text+"\n")
 		}
-		if err != nil && err != bufio.ErrBufferFull {
+	})
+}
+
+// maxOwnLine bounds a line that a real debugger prints itself, in bytes. The longest is its log of a launch request, with
+// an environment in it.
+const maxOwnLine = 2 << 20
+
+// ownLines calls line with each line that is not empty, until the stream ends. A line that is too long is left out
+// whole: what is to be blotted out in it could not be found in pieces.
+func ownLines(from io.Reader, line func(string)) {
+	in := bufio.NewReader(from)
+	var whole []byte
+	long := false
+	for {
+		b, err := in.ReadSlice('\n')
+		if long = long || len(whole)+len(b) > maxOwnLine; !long {
+			whole = append(whole, b...)
+		}
+		if err == bufio.ErrBufferFull {
+			continue
+		}
+		text := strings.TrimRight(string(whole), "\r\n")
+		if long {
+			text = fmt.Sprintf("(a line of more than %d bytes is left out)", maxOwnLine)
+		}
+		if text != "" {
+			line(text)
+		}
+		if err != nil {
 			return
 		}
+		whole, long = nil, false
 	}
 }
 
