@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -23,6 +24,9 @@ const buildStop = time.Second
 
 // Build runs go build or go test -c with the developer's environment and the launch's env, but nothing of the pod's.
 func (d *Debugger) Build(ctx context.Context, dir string, report func(category, text string)) (string, error) {
+	if d.keys.ShowLog && !d.logs() {
+		report("console", "stepin: showLog shows nothing in a terminal console, since dlv would print the pod's values there\n")
+	}
 	if d.mode == "exec" {
 		return d.keys.Program, nil
 	}
@@ -50,6 +54,9 @@ func (d *Debugger) Build(ctx context.Context, dir string, report func(category, 
 		report("stderr", text)
 		return "", fail.Wrap(fail.BuildFailed, err, "the compiler's text is in the debug console", "the program does not build")
 	}
+	if d.keys.Cwd == "" && d.mode == "test" {
+		d.folder = d.packageDir(ctx)
+	}
 	return output, nil
 }
 
@@ -62,6 +69,11 @@ func (d *Debugger) compile(ctx context.Context, output string) (string, error) {
 	}
 	out := &limited{}
 	cmd.Stdout, cmd.Stderr = out, out
+	// If we are killed, the go command removes its work folder and leaves no program behind. The signal comes when the
+	// thread that started it ends (prctl(2), PR_SET_PDEATHSIG), so that has to live as long.
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGINT
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	if err = cmd.Run(); err != nil {
 		return fmt.Sprintf("Build Error: go %s\n%s (%s)\n", strings.Join(args, " "), strings.TrimSpace(out.String()), err), err
 	}
@@ -104,11 +116,11 @@ func (d *Debugger) elsewhere() bool {
 }
 
 // packageDir is the folder of the program's package, where go test would run it; Delve's directory if go cannot tell.
-func (d *Debugger) packageDir() string {
+func (d *Debugger) packageDir(ctx context.Context) string {
 	if path := absolute(d.base, d.keys.Program); isDir(path) {
 		return path
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	cmd, err := d.goCommand(ctx, "list", "-f", "{{.Dir}}", d.keys.Program)
 	if err != nil {

@@ -35,6 +35,7 @@ type Debugger struct {
 	base    string             // Delve's working directory, absolute: relative paths start here
 	builds  int
 	output  string // what Build leaves outside of its dir
+	folder  string // in test mode the package's, once built
 	secrets *scrubber
 }
 
@@ -69,6 +70,9 @@ func New(c *config.Launch, noDebug bool, p dap.Place) (dap.Debugger, error) {
 	d.base = absolute(p.Dir, d.keys.DlvCwd)
 	if d.keys.DlvCwd != "" && !isDir(d.base) {
 		return nil, fail.New(fail.ConfigValue, "dlvCwd is an existing folder", "dlvCwd %s: no such folder", d.base)
+	}
+	if err := d.checkFlags(); err != nil {
+		return nil, err
 	}
 	if err := d.checkMode(); err != nil {
 		return nil, err
@@ -202,6 +206,25 @@ func (d *Debugger) Console() dap.Console {
 	return dap.Console(d.keys.Console)
 }
 
+// logs says whether dlv may log: the launch request with the pod's values is in its log, and only what it prints to us
+// passes Log.
+func (d *Debugger) logs() bool { return d.Console() == dap.InternalConsole }
+
+// checkFlags refuses flags of dlv that would bring the pod's values where nobody blots them out.
+func (d *Debugger) checkFlags() error {
+	for _, flag := range d.keys.DlvFlags {
+		switch name, _, _ := strings.Cut(flag, "="); {
+		case name == "--log-dest":
+			return fail.New(fail.ConfigValue, "use showLog, which shows the log without the pod's values",
+				"dlvFlags: --log-dest would write the pod's values to a file")
+		case name == "--log" && !d.logs():
+			return fail.New(fail.ConfigValue, `use "console": "internalConsole" and showLog`,
+				"dlvFlags: --log would print the pod's values in the terminal")
+		}
+	}
+	return nil
+}
+
 // drop are variables that no debuggee gets through dlv, since dlv would obey them itself when it loads symbols: from
 // the pod's place it would ask the developer's debuginfod servers through the pod's network.
 var drop = []string{"DEBUGINFOD_URLS"}
@@ -209,7 +232,7 @@ var drop = []string{"DEBUGINFOD_URLS"}
 // Command starts dlv such that it dials the socket; it then says nothing on its standard output.
 func (d *Debugger) Command(socket string) dap.Command {
 	argv := []string{d.dlv, "dap", "--client-addr=unix:" + socket}
-	if d.keys.ShowLog {
+	if d.keys.ShowLog && d.logs() {
 		argv = append(argv, "--log")
 		if d.keys.LogOutput != "" {
 			argv = append(argv, "--log-output="+d.keys.LogOutput)
@@ -282,8 +305,8 @@ func (d *Debugger) Arguments(l dap.Launching) (json.RawMessage, error) {
 // cwd is the debuggee's working directory, by Delve's rule: cwd from Delve's own directory, and in test mode the
 // package's folder by default.
 func (d *Debugger) cwd() string {
-	if d.keys.Cwd == "" && d.mode == "test" {
-		return d.packageDir()
+	if d.folder != "" {
+		return d.folder
 	}
 	return absolute(d.base, d.keys.Cwd)
 }

@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stepin-dev/stepin/adapter/dap"
 	"github.com/stepin-dev/stepin/pkg/config"
@@ -165,6 +167,67 @@ func TestBuildCancelled(t *testing.T) {
 	_, err = d.Build(ctx, t.TempDir(), func(string, string) { cancel() })
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestBuildOrphaned kills a process in the middle of a build: the go command hears of it.
+func TestBuildOrphaned(t *testing.T) {
+	const key = "STEPIN_TEST_ORPHAN"
+	if dir := os.Getenv(key); dir != "" { // the process that is killed
+		d, err := prepare(t, dir, map[string]any{"program": "."})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.Build(context.Background(), dir, func(string, string) {})
+		return
+	}
+	dir := t.TempDir()
+	script := "#!/bin/sh\ntrap 'kill $!; echo > \"$DIR/told\"; exit 1' INT\nsleep 60 >/dev/null 2>&1 &\necho > \"$DIR/begun\"\nwait\n"
+	if err := os.WriteFile(filepath.Join(dir, "go"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestBuildOrphaned$")
+	cmd.Env = append(os.Environ(), key+"="+dir, "DIR="+dir, "PATH="+dir+":"+os.Getenv("PATH"))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	await := func(name string) {
+		t.Helper()
+		for range 6000 {
+			if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		t.Errorf("the go command has not %s", name)
+	}
+	await("begun")
+	cmd.Process.Kill()
+	cmd.Wait()
+	await("told")
+}
+
+// TestLogsLeakNothing checks that dlv logs only where its log is read for the pod's values.
+func TestLogsLeakNothing(t *testing.T) {
+	for _, c := range []struct {
+		console, flag string
+		refused       bool
+	}{
+		{"internalConsole", "--log", false},
+		{"internalConsole", "--log-dest=/tmp/x", true},
+		{"internalConsole", "--log-dest", true},
+		{"integratedTerminal", "--log", true},
+		{"externalTerminal", "--log=true", true},
+		{"integratedTerminal", "--check-go-version=false", false},
+	} {
+		d, err := prepare(t, t.TempDir(), map[string]any{"program": ".", "console": c.console, "dlvFlags": []string{c.flag},
+			"showLog": true, "logOutput": "dap"})
+		if c.refused != (err != nil) || err != nil && fail.Hint(err) == "" {
+			t.Errorf("%s %s: %v", c.console, c.flag, err)
+		}
+		if d != nil && c.console != "internalConsole" && slices.Contains(d.Command("/s").Argv, "--log") {
+			t.Errorf("%s: dlv logs to the terminal", c.console)
+		}
 	}
 }
 
