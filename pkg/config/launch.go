@@ -69,7 +69,7 @@ type Env struct {
 
 // Files says which files the program sees from the pod. Every path is absolute and clean.
 type Files struct {
-	Mode     string            `json:"mode,omitempty" jsonschema:"enum=volumes,enum=off,default=volumes" jsonschema_description:"volumes: what is mounted into the pod, its resolv.conf, hosts, hostname and TLS trust store, and every top-level directory that this machine does not have. off: only what the rules name. resolv.conf and hosts follow dns, hostname follows hostname."`
+	Mode     string            `json:"mode,omitempty" jsonschema:"enum=volumes,enum=off,default=volumes" jsonschema_description:"volumes: what is mounted into the pod, its resolv.conf, hosts, hostname and TLS trust store, and every top-level directory that this machine does not have; but nothing where this machine's programs and libraries are, such as /usr/local/bin or /lib64, unless files.pod names it. off: only what the rules name. resolv.conf and hosts follow dns, hostname follows hostname."`
 	Pod      []string          `json:"pod,omitempty" jsonschema_description:"Paths that come from the pod."`
 	ReadOnly []string          `json:"readOnly,omitempty" jsonschema_description:"Paths that come from the pod and are read-only in every mode."`
 	Host     []string          `json:"host,omitempty" jsonschema_description:"Paths that stay on this machine."`
