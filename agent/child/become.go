@@ -63,6 +63,11 @@ func become(start pair.Start) (limits []string, err error) {
 	if err := all(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0); err != nil {
 		return nil, fmt.Errorf("child: PR_SET_PDEATHSIG: %w", err)
 	}
+	// Where the user has not changed the kernel has not done so itself: the pod's own processes, which may be of this
+	// user, are not to read or trace this one (ptrace(2)).
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return nil, fmt.Errorf("child: PR_SET_DUMPABLE: %w", err)
+	}
 	return limits, nil
 }
 
