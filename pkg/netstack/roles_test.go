@@ -97,6 +97,10 @@ func (x *dial) epoll() {
 	if x.Pending = n == 0; x.Pending {
 		n = epollWait(ep, ev, 30000)
 	}
+	// An event may be stale: a socket that is not connecting yet is "hung up".
+	for n > 0 && ev[0].Events&unix.EPOLLERR == 0 && connecting(fd) {
+		n = epollWait(ep, ev, 30000)
+	}
 	if n > 0 {
 		x.Events = fmt.Sprintf("%#x", ev[0].Events)
 	}
@@ -104,6 +108,11 @@ func (x *dial) epoll() {
 	check(err)
 	x.Errno = syscall.Errno(e)
 	x.names(fd)
+}
+
+func connecting(fd int) bool {
+	_, err := unix.Getpeername(fd)
+	return err == unix.ENOTCONN
 }
 
 func epollWait(ep int, ev []unix.EpollEvent, ms int) int {

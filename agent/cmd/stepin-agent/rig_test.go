@@ -120,6 +120,14 @@ func publicDir(t *testing.T) string {
 
 func ordinary() bool { return os.Getuid() != 0 }
 
+// rank tells the actor, who is root in its own user namespace, whose pod it is: "" for root's.
+func rank() string {
+	if ordinary() {
+		return "ordinary"
+	}
+	return ""
+}
+
 // testPod is a running actor.
 type testPod struct {
 	t   *testing.T
@@ -137,7 +145,7 @@ func newPod(t *testing.T, env ...string) *testPod {
 	}
 	root := t.TempDir()
 	p := &testPod{t: t, cmd: exec.Command(exe)}
-	p.cmd.Env = append([]string{actorEnv + "=" + root, "STEPIN_TEST_USER=" + os.Getenv("STEPIN_TEST_USER"), "GREETING=hello from the pod"}, env...)
+	p.cmd.Env = append([]string{actorEnv + "=" + root, "STEPIN_TEST_USER=" + rank(), "GREETING=hello from the pod"}, env...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWUTS | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	if ordinary() {
 		p.cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
