@@ -1,4 +1,4 @@
-// Orders is the service of `stepin demo`: it tells what it knows of an order, and every part of the answer comes from
+// Command orders is the service of `stepin demo`: it tells what it knows of an order, and every part of the answer comes from
 // somewhere that only its pod has. It must never know anything of stepin.
 package main
 

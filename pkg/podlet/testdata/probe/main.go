@@ -1,4 +1,4 @@
-// Probe is what the tests run in a pod: a static program that does one thing and prints what came of it.
+// Command probe is what the tests run in a pod: a static program that does one thing and prints what came of it.
 package main
 
 import (
