@@ -26,10 +26,12 @@ import (
 )
 
 // The test binary is the holder, the debuggee and, where a session is to be killed, the session as well. Run by root, every
-// test is run once more by an ordinary user, for whom nodes of the two devices are made that he may open.
+// test is run once more by an ordinary user, for whom nodes of the two devices are made that he may open. An ordinary user who
+// runs the tests himself on a machine whose devices are root's names such nodes as he does for stepin.
 const (
 	otherUser = 1000
-	nodesEnv  = "STEPIN_TEST_NODES" // directory with the nodes tun and fuse
+	tunEnv    = "STEPIN_TUN"
+	fuseEnv   = "STEPIN_FUSE"
 )
 
 func TestMain(m *testing.M) {
@@ -106,7 +108,8 @@ func runAsOther() int {
 	cmd := exec.Command(bin, args...)
 	cmd.Dir = filepath.Join(dir, "work")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), nodesEnv+"="+dir, "TMPDIR="+filepath.Join(dir, "tmp"), "HOME="+filepath.Join(dir, "tmp"))
+	cmd.Env = append(os.Environ(), tunEnv+"="+filepath.Join(dir, "tun"), fuseEnv+"="+filepath.Join(dir, "fuse"),
+		"TMPDIR="+filepath.Join(dir, "tmp"), "HOME="+filepath.Join(dir, "tmp"))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: otherUser, Gid: otherUser}}
 	if err := cmd.Run(); err != nil {
 		fmt.Printf("FAIL: as uid %d: %v\n", otherUser, err)
@@ -141,11 +144,7 @@ func images(t testing.TB) (stub, keeper []byte) {
 
 // plan is a pod's, with devices that this user may open.
 func plan(t testing.TB) Plan {
-	p := Plan{Hostname: "web-7d9f", Dir: t.TempDir()}
-	if nodes := os.Getenv(nodesEnv); nodes != "" {
-		p.TunPath, p.FusePath = filepath.Join(nodes, "tun"), filepath.Join(nodes, "fuse")
-	}
-	return p
+	return Plan{Hostname: "web-7d9f", Dir: t.TempDir(), TunPath: os.Getenv(tunEnv), FusePath: os.Getenv(fuseEnv)}
 }
 
 // serve answers a FUSE descriptor with the tree at dir.

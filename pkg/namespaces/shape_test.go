@@ -111,16 +111,36 @@ func TestSharedDirectory(t *testing.T) {
 	}
 }
 
-// A rename over a covered host file must not bring the host's file into view.
-func TestRenameOverCovered(t *testing.T) {
+// What one user alone can see or do is a subtest of his, and no part of the other's run. Root's run has the ordinary user's
+// after it (TestMain), so that it comes to all of them.
+func TestByUser(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("only root may make a directory that is not the user's own, which is what this is about")
+		t.Run("no capabilities", testNoCapabilities)
+		return
 	}
-	dir := "/stepin-rename-test"
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	t.Run("root's rights", testRoot)
+	// Only root may make a directory that is not the user's own, and such a one is taken apart, not bound whole.
+	t.Run("rename over covered", testRenameOverCovered)
+	t.Run("crowded directory", testCrowdedDirectory)
+}
+
+// rootsDirectory makes one for all to read that no ordinary user could have made.
+func rootsDirectory(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/", "stepin-test-")
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// A rename over a covered host file must not bring the host's file into view.
+func testRenameOverCovered(t *testing.T) {
+	dir := rootsDirectory(t)
 	os.WriteFile(dir+"/f", []byte("host"), 0o644)
 	p := plan(t)
 	p.Cover = []string{dir + "/f"}
@@ -135,15 +155,8 @@ func TestRenameOverCovered(t *testing.T) {
 }
 
 // A directory with very many entries is not bound entry by entry.
-func TestCrowdedDirectory(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("only root may make a directory that is not the user's own, which is what this is about")
-	}
-	dir := "/stepin-crowded-test"
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+func testCrowdedDirectory(t *testing.T) {
+	dir := rootsDirectory(t)
 	for i := range maxEntries + 1 {
 		if err := os.WriteFile(fmt.Sprintf("%s/%d", dir, i), nil, 0o644); err != nil {
 			t.Fatal(err)
@@ -158,10 +171,7 @@ func TestCrowdedDirectory(t *testing.T) {
 }
 
 // Real root keeps root's access to other users' files, and has no right that reaches out of the namespaces.
-func TestRoot(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("this is about root")
-	}
+func testRoot(t *testing.T) {
 	dir := t.TempDir()
 	os.Chown(dir, otherUser, otherUser)
 	os.Chmod(dir, 0o755)
@@ -175,10 +185,8 @@ func TestRoot(t *testing.T) {
 	}
 }
 
-func TestOrdinaryUserHasNoCapabilities(t *testing.T) {
-	if os.Getuid() == 0 {
-		t.Skip("this is about an ordinary user")
-	}
+// The debuggee of an ordinary user has none of the capabilities by which its namespaces were made.
+func testNoCapabilities(t *testing.T) {
 	n := start(t, plan(t), pod(t, nil))
 	for _, line := range strings.Split(must(t, n, "grep", "-E", "^Cap(Inh|Prm|Eff|Amb)", "/proc/self/status"), "\n") {
 		if !strings.HasSuffix(line, "\t0000000000000000") {
@@ -222,7 +230,7 @@ func TestStub(t *testing.T) {
 		{"no number", []string{n.stub, "x", "true"}, 125, "stepin stub: not a process id: x"},
 		{"usage", []string{n.stub, "1"}, 125, "stepin stub: usage: "},
 		{"help", []string{n.stub, "-h"}, 0, "stepin stub: usage: "},
-		{"nothing to report to", append([]string{n.stub, "-r"}, n.Wrap([]string{"/no/such"})[1:]...), 127, "stepin stub: exec /no/such: ENOENT (2)"},
+		{"nothing to report to", append([]string{"/bin/sh", "-c", `exec "$@" 3>&-`, "sh", n.stub, "-r"}, n.Wrap([]string{"/no/such"})[1:]...), 127, "stepin stub: exec /no/such: ENOENT (2)"},
 		{"same directory", n.Wrap([]string{"/bin/pwd"}), 0, dir},
 	} {
 		cmd := exec.Command(c.argv[0], c.argv[1:]...)
