@@ -38,7 +38,6 @@ type message struct {
 	Mounts int        `json:"mounts,omitempty"` // ready: how many were made
 	Notes  []string   `json:"notes,omitempty"`  // ready: what could not be done, yet does not prevent the session
 	Family int        `json:"family,omitempty"` // sockets: AF_INET or AF_INET6
-	Type   int        `json:"type,omitempty"`   // sockets: SOCK_STREAM or SOCK_DGRAM
 	Count  int        `json:"count,omitempty"`  // sockets: how many, at most maxFiles
 }
 

@@ -121,7 +121,7 @@ func (h *holder) serve() error {
 		if m.Kind != kindSockets {
 			return fmt.Errorf("namespaces: the session asks for %q", m.Kind)
 		}
-		made, err := makeSockets(m.Family, m.Type, m.Count)
+		made, err := makeSockets(m.Family, m.Count)
 		answer := message{Kind: kindSockets}
 		if err != nil && !errors.As(err, &answer.Failed) {
 			answer.Failed = &stepError{Step: stepNetwork, Call: "transparent sockets", Text: err.Error()}

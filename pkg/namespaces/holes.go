@@ -4,7 +4,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +22,7 @@ func (b *builder) fillHoles() error {
 		from := p
 		switch b.holes[p] {
 		case hidden:
-			from = b.emptyLike(dst)
+			from = b.empty(dst.IsDir())
 		case covered:
 			from = b.pod + p
 		}
@@ -38,15 +37,4 @@ func (b *builder) fillHoles() error {
 		b.h.mounts++
 	}
 	return nil
-}
-
-// emptyLike returns an empty file or directory, whichever st is, in the session's directory: what is in the new root
-// cannot be bound.
-func (b *builder) emptyLike(st fs.FileInfo) string {
-	name := filepath.Join(b.h.plan.Dir, "empty-file")
-	if st.IsDir() {
-		name = filepath.Join(b.h.plan.Dir, "empty-directory")
-	}
-	_ = b.place(name, st.IsDir()) // it may be there from before
-	return name
 }

@@ -307,17 +307,21 @@ func (b *builder) over(dir string) error {
 		if !below(p, dir) {
 			continue
 		}
+		dst, err := os.Lstat(b.root + p)
+		if err != nil {
+			b.h.note("%s stays the host's: %v", p, err)
+			continue
+		}
 		from := b.pod + p
 		if b.want[p] == hidden {
-			from = b.empty(p)
+			from = b.empty(dst.IsDir())
 		}
 		src, err := os.Lstat(from)
 		if err != nil {
 			b.h.note("%s stays the host's: %v", p, err)
 			continue
 		}
-		dst, err := os.Lstat(b.root + p)
-		if err != nil || dst.IsDir() != src.IsDir() || (dst.Mode()|src.Mode())&fs.ModeSymlink != 0 {
+		if dst.IsDir() != src.IsDir() || (dst.Mode()|src.Mode())&fs.ModeSymlink != 0 {
 			b.h.note("%s stays the host's: there is no such thing to mount it on", p)
 			continue
 		}
@@ -344,21 +348,21 @@ func (b *builder) blank(path string) error {
 	if st, err := os.Lstat(b.root + path); err != nil || !st.Mode().IsRegular() {
 		return nil
 	}
-	if err := unix.Mount(b.empty(path), b.root+path, "", unix.MS_BIND, ""); err != nil {
+	if err := unix.Mount(b.empty(false), b.root+path, "", unix.MS_BIND, ""); err != nil {
 		return failedStep(stepRoot, err, "mount(%s, MS_BIND)", path)
 	}
 	b.h.mounts++
 	return nil
 }
 
-// empty makes an empty thing like p, for hiding it: in the session's directory, since what is in the new root cannot be bound.
-func (b *builder) empty(p string) string {
+// empty returns an empty file or directory for hiding one, in the session's directory: what is in the new root cannot be
+// bound.
+func (b *builder) empty(isDir bool) string {
 	name := filepath.Join(b.h.plan.Dir, "empty-file")
-	st, err := os.Lstat(p)
-	if err == nil && st.IsDir() {
+	if isDir {
 		name = filepath.Join(b.h.plan.Dir, "empty-directory")
 	}
-	b.place(name, err == nil && st.IsDir()) // it may be there from before
+	_ = b.place(name, isDir) // it may be there from before
 	return name
 }
 

@@ -43,8 +43,8 @@ type Namespaces struct {
 	own    map[ownPort]bool
 	recent []int // processes that asked last, for Owner
 
-	poolMu  sync.Mutex           // guards control after the start, and pool
-	pool    map[socketKind][]int // nil = closed
+	poolMu  sync.Mutex    // guards control after the start, and pool
+	pool    map[int][]int // transparent sockets by address family, nil = closed
 	control control
 
 	ended   chan struct{} // closed when the holder has gone and nobody is left inside

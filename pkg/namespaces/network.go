@@ -183,12 +183,8 @@ func (h *holder) addresses(tun netlink.Link, ipv6 bool) error {
 // loopRoutes fills the two tables: everything is local, and the loopback and the pod's own addresses go out by the device.
 func (h *holder) loopRoutes(lo, tun netlink.Link, ipv6 bool) error {
 	local := func(all string) *netlink.Route {
-		p := netip.MustParsePrefix(all)
-		r := &netlink.Route{Table: tableAnswer, Dst: ipNet(p), LinkIndex: lo.Attrs().Index, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST}
-		if src := h.plan.first(p.Addr().Is6()); src.IsValid() {
-			r.Src = src.AsSlice() // else an unbound UDP socket would answer from the very address that it answers to
-		}
-		return r
+		return &netlink.Route{Table: tableAnswer, Dst: ipNet(netip.MustParsePrefix(all)), LinkIndex: lo.Attrs().Index,
+			Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST}
 	}
 	routes := []*netlink.Route{local("0.0.0.0/0"), {Table: tableLoop, Dst: ipNet(loopback4), LinkIndex: tun.Attrs().Index,
 		Src: net.IPv4(127, 0, 0, 1), Scope: netlink.SCOPE_LINK}}

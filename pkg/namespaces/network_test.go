@@ -215,46 +215,6 @@ func TestTransparentListenerClosesFirst(t *testing.T) {
 	}
 }
 
-func TestTransparentUDP(t *testing.T) {
-	n := start(t, networkPlan(t), pod(t, nil))
-	spawn(t, n, "listen", "udp", ":5353")
-	if err := n.OwnPort("udp", 5353); err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct{ from, to netip.AddrPort }{
-		{netip.AddrPortFrom(client4, 40000), netip.AddrPortFrom(pod4, 5353)},
-		{netip.AddrPortFrom(client6, 40000), netip.AddrPortFrom(pod6, 5353)},
-	} {
-		family := unix.AF_INET
-		if c.from.Addr().Is6() {
-			family = unix.AF_INET6
-		}
-		f, err := n.TransparentPacketSocket(family)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		if err := errors.Join(n.OwnPeer(5353, c.from), connect(f, c.from, c.to)); err != nil {
-			t.Fatal(err)
-		}
-		conn, err := net.FileConn(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(3 * time.Second))
-		conn.Write([]byte("x"))
-		b := make([]byte, 200)
-		k, err := conn.Read(b)
-		if want := "peer " + c.from.String(); err != nil || string(b[:k]) != want {
-			t.Errorf("%q %v, want %q", b[:k], err, want)
-		}
-		if err := n.DisownPeer(5353, c.from); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
 // A port of the debuggee's own is native from wherever; any other loopback port goes to the session.
 func TestLoopback(t *testing.T) {
 	n := start(t, networkPlan(t), pod(t, nil))

@@ -33,7 +33,7 @@ type ownPort struct {
 
 // rules keep the port's traffic between the namespaces' own addresses inside: the loopback and addrs. For TCP they also keep the answers to transparent clients inside, whatever
 // address they go to; a listening port sends nothing else. A UDP socket may well ask others from the port on which it is
-// asked (gossip, QUIC), so there each client has a rule of its own (see OwnPeer).
+// asked (gossip, QUIC), and nobody stands for its clients.
 func (p ownPort) rules(addrs []netip.Addr) []rule {
 	var rules []rule
 	here := []netip.Prefix{loopback4, loopback6}
@@ -89,23 +89,6 @@ func (n *Namespaces) setOwn(network string, port uint16, own bool) error {
 		return err
 	}
 	return nil
-}
-
-// OwnPeer says that a transparent UDP socket stands for the peer before the debuggee's port: what the debuggee sends from there
-// to the peer stays inside. The session bounds how many it has: the kernel walks through these rules for each datagram.
-func (n *Namespaces) OwnPeer(port uint16, peer netip.AddrPort) error {
-	return n.route.addRules(n.kernelHas(peerRule(port, peer))...)
-}
-
-// DisownPeer undoes OwnPeer.
-func (n *Namespaces) DisownPeer(port uint16, peer netip.AddrPort) error {
-	return n.route.delRules(n.kernelHas(peerRule(port, peer))...)
-}
-
-func peerRule(port uint16, peer netip.AddrPort) []rule {
-	a := peer.Addr().Unmap()
-	return []rule{{v6: a.Is6(), priority: priorityAnswer, table: tableAnswer, to: netip.PrefixFrom(a, a.BitLen()),
-		protocol: unix.IPPROTO_UDP, sport: port, dport: peer.Port()}}
 }
 
 // kernelHas leaves out the IPv6 rules where the machine has no IPv6.

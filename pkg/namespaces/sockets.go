@@ -15,49 +15,37 @@ const (
 	socketTimeout = 2 * time.Second // the holder has nothing else to do
 )
 
-// socketKind is a family and type of transparent sockets.
-type socketKind struct{ family, kind int }
-
 // TransparentSocket returns a TCP socket of the namespaces that may be bound to any address, the true client's, and then be
 // connected to the debuggee's listener: IP_TRANSPARENT (IPV6_TRANSPARENT), SO_REUSEADDR, not blocking, close-on-exec. Family
 // is unix.AF_INET or unix.AF_INET6; the caller owns the file. The listener's port must be own (OwnPort) for the answers to
 // arrive.
 func (n *Namespaces) TransparentSocket(family int) (*os.File, error) {
-	return n.transparent(socketKind{family, unix.SOCK_STREAM})
-}
-
-// TransparentPacketSocket returns the same for UDP; answers arrive once the client is known to OwnPeer.
-func (n *Namespaces) TransparentPacketSocket(family int) (*os.File, error) {
-	return n.transparent(socketKind{family, unix.SOCK_DGRAM})
-}
-
-func (n *Namespaces) transparent(k socketKind) (*os.File, error) {
-	if k.family != unix.AF_INET && k.family != unix.AF_INET6 {
-		return nil, fmt.Errorf("namespaces: making a transparent socket: address family %d", k.family)
+	if family != unix.AF_INET && family != unix.AF_INET6 {
+		return nil, fmt.Errorf("namespaces: making a transparent socket: address family %d", family)
 	}
 	n.poolMu.Lock()
 	defer n.poolMu.Unlock()
 	if n.pool == nil {
 		return nil, errClosed
 	}
-	if len(n.pool[k]) == 0 {
-		fds, err := n.askSockets(k)
+	if len(n.pool[family]) == 0 {
+		fds, err := n.askSockets(family)
 		if err != nil {
 			return nil, err
 		}
-		n.pool[k] = fds
+		n.pool[family] = fds
 	}
-	last := len(n.pool[k]) - 1
-	fd := n.pool[k][last]
-	n.pool[k] = n.pool[k][:last]
+	last := len(n.pool[family]) - 1
+	fd := n.pool[family][last]
+	n.pool[family] = n.pool[family][:last]
 	return os.NewFile(uintptr(fd), "transparent"), nil
 }
 
 // askSockets asks the holder for a batch.
-func (n *Namespaces) askSockets(k socketKind) ([]int, error) {
+func (n *Namespaces) askSockets(family int) ([]int, error) {
 	n.control.SetDeadline(time.Now().Add(socketTimeout))
 	defer n.control.SetDeadline(time.Time{})
-	if err := n.control.send(message{Kind: kindSockets, Family: k.family, Type: k.kind, Count: socketBatch}); err != nil {
+	if err := n.control.send(message{Kind: kindSockets, Family: family, Count: socketBatch}); err != nil {
 		return nil, err
 	}
 	m, fds, err := n.control.receive()
@@ -76,7 +64,7 @@ func (n *Namespaces) askSockets(k socketKind) ([]int, error) {
 }
 
 // makeSockets is the holder's part of it.
-func makeSockets(family, kind, count int) ([]int, error) {
+func makeSockets(family, count int) ([]int, error) {
 	if count < 1 || count > maxFiles {
 		return nil, fmt.Errorf("namespaces: %d sockets asked for, at most %d", count, maxFiles)
 	}
@@ -86,10 +74,10 @@ func makeSockets(family, kind, count int) ([]int, error) {
 	}
 	var fds []int
 	for range count {
-		fd, err := unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			closeAll(fds)
-			return nil, failedStep(stepNetwork, err, "socket(%d, %d)", family, kind)
+			return nil, failedStep(stepNetwork, err, "socket(%d, SOCK_STREAM)", family)
 		}
 		fds = append(fds, fd)
 		err = unix.SetsockoptInt(fd, level, option, 1)

@@ -102,7 +102,7 @@ func (s *starter) run(ctx context.Context, points []string) error {
 		return err
 	}
 	n := &Namespaces{log: s.options.Log, stub: stub, in: in, pins: pins, holder: s.cmd, keeper: s.keeper, control: s.control,
-		addrs: s.plan.Addrs, own: map[ownPort]bool{}, pool: map[socketKind][]int{}, ended: make(chan struct{})}
+		addrs: s.plan.Addrs, own: map[ownPort]bool{}, pool: map[int][]int{}, ended: make(chan struct{})}
 	if err := n.take(s.fds); err != nil {
 		return err
 	}
