@@ -24,6 +24,7 @@ import (
 	"github.com/stepin-dev/stepin/agent/pod"
 	"github.com/stepin-dev/stepin/pkg/mux"
 	"github.com/stepin-dev/stepin/pkg/peer"
+	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
 // Child serves the sessions.
@@ -39,7 +40,7 @@ type Child struct {
 	trace    *trace
 	relays   *mux.Relays
 	parts    sync.Pool // buffers for parts of files
-	env      []string
+	env      []wire.Name
 	mounts   *os.File
 	ours     *os.File
 	raw      [2]*os.File // to answer stolen datagrams: IPv4, IPv6

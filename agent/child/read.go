@@ -18,8 +18,8 @@ func (c *Child) path(op string, r *mux.Request) (string, bool) {
 	if !decode(r, &p) {
 		return "", false
 	}
-	c.trace.note(op, p.Path, p.Own)
-	return p.Path, true
+	c.trace.note(op, string(p.Path), p.Own)
+	return string(p.Path), true
 }
 
 // tell answers a request whose answer is all in the reply.
@@ -46,7 +46,7 @@ func (c *Child) lstat(r *mux.Request) {
 func (c *Child) readlink(r *mux.Request) {
 	if name, ok := c.path("readlink", r); ok {
 		to, err := files.Readlink(name)
-		tell(r, wire.Link{Target: to}, err)
+		tell(r, wire.Link{Target: wire.Name(to)}, err)
 	}
 }
 

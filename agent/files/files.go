@@ -94,11 +94,13 @@ func Readdir(name string, each func(wire.DirEntry) error) error {
 			if err != nil {
 				continue
 			}
-			e := wire.DirEntry{Name: n, Attr: attr}
+			e := wire.DirEntry{Name: wire.Name(n), Attr: attr}
 			if attr.Mode&unix.S_IFMT == unix.S_IFLNK {
-				if e.Target, err = readlink(int(d.Fd()), n); err != nil {
+				to, err := readlink(int(d.Fd()), n)
+				if err != nil {
 					continue
 				}
+				e.Target = wire.Name(to)
 			}
 			if err := each(e); err != nil {
 				return err

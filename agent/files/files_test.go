@@ -67,7 +67,7 @@ func TestReaddirMany(t *testing.T) {
 		}
 	}
 	seen := map[string]bool{}
-	if err := Readdir(dir, func(e wire.DirEntry) error { seen[e.Name] = e.Attr.Mode == unix.S_IFREG|0o640; return nil }); err != nil {
+	if err := Readdir(dir, func(e wire.DirEntry) error { seen[string(e.Name)] = e.Attr.Mode == unix.S_IFREG|0o640; return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if len(seen) != 1000 || !seen["999"] {

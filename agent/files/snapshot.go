@@ -96,13 +96,13 @@ func addDir(w *tar.Writer, from, name string, attr wire.Attr, depth int) error {
 		return err
 	}
 	return Readdir(from, func(e wire.DirEntry) error {
-		inner, full := path.Join(name, e.Name), path.Join(from, e.Name)
+		inner, full := path.Join(name, string(e.Name)), path.Join(from, string(e.Name))
 		switch e.Attr.Mode & unix.S_IFMT {
 		case unix.S_IFDIR:
 			return addDir(w, full, inner, e.Attr, depth+1)
 		case unix.S_IFLNK:
 			h := header(tar.TypeSymlink, inner, e.Attr)
-			h.Linkname = e.Target
+			h.Linkname = string(e.Target)
 			return w.WriteHeader(h)
 		case unix.S_IFREG:
 			return addFile(w, full, inner, e.Attr)

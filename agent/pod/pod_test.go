@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
 const statusSample = "Name:\tsleep\nUid:\t1000\t1001\t1002\t1003\nGid:\t5\t6\t7\t8\nGroups:\t4 24 2000 \nCapEff:\t00000000a80425fb\n"
@@ -31,7 +33,7 @@ func TestParseStatus(t *testing.T) {
 
 func TestParseEnviron(t *testing.T) {
 	got := ParseEnviron([]byte("A=1\x00B=\x00=x\x00nothing\x00C=a=b\nc\x00"))
-	if !slices.Equal(got, []string{"A=1", "B=", "C=a=b\nc"}) {
+	if !slices.Equal(got, []wire.Name{"A=1", "B=", "C=a=b\nc"}) {
 		t.Errorf("%q", got)
 	}
 	if got := ParseEnviron(nil); got == nil || len(got) != 0 {

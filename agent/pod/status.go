@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
 // Status is who a process is.
@@ -75,11 +77,11 @@ func groups(fields []string) ([]int, error) {
 }
 
 // ParseEnviron reads /proc/PID/environ. What is no NAME=value is left out: a program may write there what it likes.
-func ParseEnviron(b []byte) []string {
-	env := []string{}
+func ParseEnviron(b []byte) []wire.Name {
+	env := []wire.Name{}
 	for entry := range strings.SplitSeq(string(b), "\x00") {
 		if i := strings.IndexByte(entry, '='); i > 0 {
-			env = append(env, entry)
+			env = append(env, wire.Name(entry))
 		}
 	}
 	return env

@@ -60,7 +60,7 @@ func (c *cache) putList(dir string, list []wire.DirEntry, at time.Time, ttl time
 	defer c.mu.Unlock()
 	c.room(len(list), ttl)
 	for _, e := range list {
-		c.paths[join(dir, e.Name)] = cached{attr: e.Attr, target: e.Target, hasTarget: e.Target != "", at: at}
+		c.paths[join(dir, string(e.Name))] = cached{attr: e.Attr, target: string(e.Target), hasTarget: e.Target != "", at: at}
 	}
 	c.lists[dir] = at
 }

@@ -89,12 +89,12 @@ func (f *FS) sourceItems(n *node, list []wire.DirEntry, at time.Time, complete b
 	good := list[:0]
 	items := make([]dirItem, 0, len(list))
 	for _, e := range list {
-		if e.Name == "" || e.Name == "." || e.Name == ".." || len(e.Name) > maxName || strings.ContainsAny(e.Name, "/\x00") {
+		if e.Name == "" || e.Name == "." || e.Name == ".." || len(e.Name) > maxName || strings.ContainsAny(string(e.Name), "/\x00") {
 			continue // no such name can be; the kernel would refuse the whole directory
 		}
 		good = append(good, e)
 		link := e.Attr.Mode&unix.S_IFMT == unix.S_IFLNK
-		items = append(items, dirItem{e.Name, entry{attr: e.Attr, target: e.Target, until: at.Add(f.ttl)}, !link || e.Target != ""})
+		items = append(items, dirItem{string(e.Name), entry{attr: e.Attr, target: string(e.Target), until: at.Add(f.ttl)}, !link || e.Target != ""})
 	}
 	if complete {
 		f.cache.putList(n.real, good, at, f.ttl)

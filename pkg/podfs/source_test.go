@@ -126,7 +126,7 @@ func (s *dirSource) ReadDir(ctx context.Context, p string) ([]wire.DirEntry, err
 			continue
 		}
 		target, _ := os.Readlink(full)
-		out = append(out, wire.DirEntry{Name: e.Name(), Attr: hostAttr(&st), Target: target})
+		out = append(out, wire.DirEntry{Name: wire.Name(e.Name()), Attr: hostAttr(&st), Target: wire.Name(target)})
 	}
 	return out, nil
 }

@@ -33,7 +33,11 @@ func (s *Session) Environ(launch map[string]*string) []string {
 }
 
 func (s *Session) environ(launch map[string]*string) ([]string, []policy.Left) {
-	return policy.Environ(policy.EnvInput{Host: s.options.Place.Environ, Pod: s.pod.Env, Config: s.config.Env,
+	pod := make([]string, len(s.pod.Env))
+	for i, v := range s.pod.Env {
+		pod[i] = string(v)
+	}
+	return policy.Environ(policy.EnvInput{Host: s.options.Place.Environ, Pod: pod, Config: s.config.Env,
 		File: s.envFile, Launch: launch})
 }
 

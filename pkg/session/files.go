@@ -27,7 +27,7 @@ type files struct {
 
 // path is what is asked of the agent for one of the debuggee's paths.
 func (f files) path(path string) wire.Path {
-	return wire.Path{Path: f.plan.PodPath(path), Own: !f.entered.Load()}
+	return wire.Path{Path: wire.Name(f.plan.PodPath(path)), Own: !f.entered.Load()}
 }
 
 var _ podfs.Source = files{}
@@ -39,7 +39,7 @@ func (f files) Lstat(ctx context.Context, path string) (a wire.Attr, err error) 
 func (f files) ReadLink(ctx context.Context, path string) (string, error) {
 	var l wire.Link
 	err := f.link.ask(ctx, wire.KindReadlink, f.path(path), &l)
-	return l.Target, fileErr(err)
+	return string(l.Target), fileErr(err)
 }
 
 func (f files) ReadDir(ctx context.Context, path string) (list []wire.DirEntry, err error) {

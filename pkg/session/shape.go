@@ -82,7 +82,9 @@ func (s *Session) present(ctx context.Context, paths []string) []string {
 	have := make([]bool, len(paths))
 	var wg sync.WaitGroup
 	for i, p := range paths {
-		wg.Go(func() { have[i] = s.link.ask(ctx, wire.KindLstat, wire.Path{Path: p, Own: true}, nil) == nil })
+		wg.Go(func() {
+			have[i] = s.link.ask(ctx, wire.KindLstat, wire.Path{Path: wire.Name(p), Own: true}, nil) == nil
+		})
 	}
 	wg.Wait()
 	var out []string

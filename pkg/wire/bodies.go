@@ -94,13 +94,13 @@ type Snapshot struct {
 
 // Path names a file of the pod: absolute and clean. Own marks what the session asks of itself, not the debuggee.
 type Path struct {
-	Path string `json:"path"`
-	Own  bool   `json:"own,omitempty"`
+	Path Name `json:"path"`
+	Own  bool `json:"own,omitempty"`
 }
 
 // Link answers KindReadlink.
 type Link struct {
-	Target string `json:"target"`
+	Target Name `json:"target"`
 }
 
 // Attr is a file's status (stat(2)). Mode holds type and permission bits as Linux has them; times are nanoseconds
@@ -120,9 +120,9 @@ type Attr struct {
 
 // DirEntry is one name of a directory with its attributes, and a symlink's target.
 type DirEntry struct {
-	Name   string `json:"name"`
-	Attr   Attr   `json:"attr"`
-	Target string `json:"target,omitempty"`
+	Name   Name `json:"name"`
+	Attr   Attr `json:"attr"`
+	Target Name `json:"target,omitempty"`
 }
 
 // Opened answers KindOpen. Head bytes of the file follow at once; a file that is not longer is then complete.
@@ -166,7 +166,7 @@ func ParseReadRequest(b []byte) (r ReadRequest, ok bool) {
 type Pod struct {
 	Hostname string       `json:"hostname"`
 	Addrs    []netip.Addr `json:"addrs"` // the pod's own, no loopback
-	Env      []string     `json:"env"`   // NAME=value, of the container's first process
+	Env      []Name       `json:"env"`   // NAME=value, of the container's first process
 	Volumes  []Volume     `json:"volumes"`
 	Top      []string     `json:"top"`             // names in the pod's root directory
 	Rights   []string     `json:"rights"`          // what this agent can do: "steal", "redirect", …

@@ -43,6 +43,7 @@ func vectors() []struct {
 		{"copy", KindCopy, &Incoming{Network: "tcp", Client: addr("192.0.2.7:51000"), Local: addr("10.244.0.7:8080"), Steal: 9}},
 		{"watch", KindWatch, &Watch{Paths: []string{"/etc/config"}}},
 		{"open", KindOpen, &Path{Path: "/data/a", Own: true}},
+		{"lstat, not UTF-8", KindLstat, &Path{Path: "/data/caf\xe9"}},
 		{"attach", KindAttach, &Attach{Debugger: "dlv"}},
 		{"heartbeat", KindHeartbeat, &struct{}{}},
 		{"credit", KindCredit, Credit{{Stream: 3, Bytes: 65536}, {Stream: 5, Bytes: 1}}},

@@ -32,6 +32,8 @@ const (
 	podName   = "orders-0"
 	secretGID = 2000
 	podUID    = 1000
+	// Names that are not UTF-8.
+	latin1, latin1Link = "caf\xe9", "\xfelink"
 )
 
 type command struct {
@@ -257,6 +259,12 @@ func (a *actor) mounts(root string) error {
 		}
 	}
 	if err := unix.Mkfifo(at("data/fifo"), 0o666); err != nil {
+		return err
+	}
+	if err := os.WriteFile(at("data/"+latin1), []byte("latin-1"), 0o644); err != nil {
+		return err
+	}
+	if err := os.Symlink(latin1, at("data/"+latin1Link)); err != nil {
 		return err
 	}
 	exe, err := os.Executable()

@@ -396,7 +396,7 @@ func TestFiles(t *testing.T) {
 	s := a.join("one", "")
 	read := func(name string) (string, error) {
 		var o wire.Opened
-		stream, err := s.open(wire.KindOpen, wire.Path{Path: name}, &o)
+		stream, err := s.open(wire.KindOpen, wire.Path{Path: wire.Name(name)}, &o)
 		if err != nil {
 			return "", err
 		}
@@ -430,7 +430,7 @@ func TestFiles(t *testing.T) {
 	if link.Target != "..v1" {
 		t.Errorf("..data → %q", link.Target)
 	}
-	entries := map[string]wire.DirEntry{}
+	entries := map[wire.Name]wire.DirEntry{}
 	d := json.NewDecoder(s.mustOpen(wire.KindReaddir, wire.Path{Path: "/config"}, nil))
 	for {
 		var e wire.DirEntry
