@@ -2,6 +2,7 @@ package steal
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -63,8 +64,13 @@ func (n *netlink) send(b []byte) error {
 
 // receive hands each message of the answer to each until that says it has seen the last one.
 func (n *netlink) receive(each func(m nlMessage) (last bool, err error)) error {
+	return n.recv(0, each)
+}
+
+// recv is receive with flags for recvfrom(2).
+func (n *netlink) recv(flags int, each func(m nlMessage) (last bool, err error)) error {
 	for {
-		got, _, err := unix.Recvfrom(n.fd, n.buf, 0)
+		got, _, err := unix.Recvfrom(n.fd, n.buf, flags)
 		if err == unix.EINTR {
 			continue
 		}
@@ -83,22 +89,33 @@ func (n *netlink) receive(each func(m nlMessage) (last bool, err error)) error {
 	}
 }
 
-// acked waits for the kernel's word on every message up to last. The first error counts, but all answers are read.
+// acked waits for the kernel's word on every message up to last. The first error counts, but all answers are read, so
+// that none is taken for the answer to a later question. A refused batch has fewer answers than messages; but netlink
+// answers within sendto(2), so after an error what is there is all there will be.
 func (n *netlink) acked(last uint32) error {
 	var first error
-	err := n.receive(func(m nlMessage) (bool, error) {
-		if m.kind != unix.NLMSG_ERROR || int32(m.seq-last) > 0 {
-			return false, nil
+	each := func(m nlMessage) (bool, error) {
+		if m.kind == unix.NLMSG_ERROR && first == nil {
+			if no := m.errno(); no != 0 {
+				first = no
+			}
 		}
-		if no := m.errno(); no != 0 && first == nil {
-			first = no
-		}
-		return m.seq == last || first != nil, nil
-	})
-	if first != nil {
-		return first
+		return false, nil
 	}
-	return err
+	err := n.receive(func(m nlMessage) (bool, error) {
+		_, _ = each(m)
+		return m.kind == unix.NLMSG_ERROR && m.seq == last || first != nil, nil
+	})
+	if err != nil {
+		return err
+	}
+	if first == nil {
+		return nil
+	}
+	if err := n.recv(unix.MSG_DONTWAIT, each); !errors.Is(err, unix.EAGAIN) {
+		return err
+	}
+	return first
 }
 
 // nlMessage is one received message.

@@ -202,3 +202,37 @@ func engine(t *testing.T, do func(func() error) error, netns *os.File, mode stri
 	t.Cleanup(e.Close)
 	return e
 }
+
+// TestRefusedBatch: of a batch that the kernel refuses no answer is left for the next one.
+func TestRefusedBatch(t *testing.T) {
+	do, _ := inNetns(t)
+	if err := do(func() error {
+		nl, err := openNetlink(unix.NETLINK_NETFILTER)
+		if err != nil {
+			return err
+		}
+		defer nl.close()
+		batch := func(names ...string) error {
+			b, _ := nl.message(nil, unix.NFNL_MSG_BATCH_BEGIN, 0, generic(unix.NFNL_SUBSYS_NFTABLES))
+			var last uint32
+			for _, name := range names {
+				body := append(generic(0), text(unix.NFTA_TABLE_NAME, name)...)
+				b, last = nl.message(b, unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_DELTABLE, unix.NLM_F_ACK, body)
+			}
+			b, _ = nl.message(b, unix.NFNL_MSG_BATCH_END, 0, generic(unix.NFNL_SUBSYS_NFTABLES))
+			if err := nl.send(b); err != nil {
+				return err
+			}
+			return nl.acked(last)
+		}
+		if err := batch("nowhere", "neither", "nor", "here"); err != unix.ENOENT {
+			t.Errorf("deleting tables that are not there: %v", err)
+		}
+		if n, _, err := unix.Recvfrom(nl.fd, nl.buf, unix.MSG_DONTWAIT); err != unix.EAGAIN {
+			t.Errorf("%d bytes are left, %v", n, err)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
