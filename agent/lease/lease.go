@@ -38,6 +38,7 @@ type Info struct {
 	Resumed    bool
 	Since      time.Time
 	Generation uint64
+	Detach     []wire.Port // to be detached now
 }
 
 // Table is not safe for concurrent use: the parent answers one question after the other.
@@ -70,7 +71,8 @@ type held struct {
 func New() *Table { return &Table{sessions: map[string]*session{}, ports: map[Key]*held{}} }
 
 // Hello begins or resumes a session. One that is connected already is taken over by whoever shows its resume token:
-// the old channel is dead and does not know it yet. Its ports stay as they are for the grace time.
+// the old channel is dead and does not know it yet. Its TCP ports stay as they are for the grace time: who comes waits
+// in the listener's queue. Its UDP ports go back: their receivers go with the old channel.
 func (t *Table) Hello(id, resume, who string, now time.Time) (Info, error) {
 	if id == "" || len(id) > maxText || len(who) > maxText {
 		return Info{}, &wire.Refusal{Errno: syscall.EINVAL, Message: "a session needs an id, and its names must be short"}
@@ -82,12 +84,18 @@ func (t *Table) Hello(id, resume, who string, now time.Time) (Info, error) {
 				Message: fmt.Sprintf("session %q belongs to %s", id, s.who)}
 		}
 		s.generation, s.until = t.last, time.Time{}
+		info := Info{Resume: s.resume, Resumed: true, Since: s.since, Generation: s.generation}
 		for _, h := range t.ports {
-			if h.owner == s {
-				h.until = now.Add(Grace)
+			if h.owner != s {
+				continue
+			}
+			h.until = now.Add(Grace)
+			if h.attached && h.port.Network == "udp" {
+				h.attached = false
+				info.Detach = append(info.Detach, h.port)
 			}
 		}
-		return Info{s.resume, true, s.since, s.generation}, nil
+		return info, nil
 	}
 	if len(t.sessions) >= MaxSessions {
 		return Info{}, &wire.Refusal{Errno: syscall.EUSERS,
@@ -95,7 +103,7 @@ func (t *Table) Hello(id, resume, who string, now time.Time) (Info, error) {
 	}
 	s := &session{id: id, who: clean(who), resume: rand.Text(), since: now, generation: t.last}
 	t.sessions[id] = s
-	return Info{s.resume, false, s.since, s.generation}, nil
+	return Info{Resume: s.resume, Since: s.since, Generation: s.generation}, nil
 }
 
 // clean keeps a name that others will read on their terminals printable.

@@ -139,6 +139,25 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// TestTakenOver: a channel that lives is taken over; its UDP ports have no receiver from then on.
+func TestTakenOver(t *testing.T) {
+	table := New()
+	a := hello(t, table, "a", "", 0)
+	steal(t, table, "a", a, 1, 0, port(80), wire.Port{Network: "udp", Port: 53})
+	again := hello(t, table, "a", a.Resume, time.Second)
+	if got := numbers(again.Detach); got != "53" {
+		t.Errorf("detach %q", got)
+	}
+	if third := hello(t, table, "a", a.Resume, time.Second); len(third.Detach) != 0 {
+		t.Errorf("detached twice: %v", third.Detach)
+	} else {
+		steal(t, table, "a", third, 1, time.Second, wire.Port{Network: "udp", Port: 53})
+	}
+	if got := numbers(table.Expire(t0.Add(time.Second + Grace))); got != "80" {
+		t.Errorf("detach %q", got)
+	}
+}
+
 // TestPause: while a child is replaced the ports stay attached, and go when their session does not come back, or does
 // not want them any more.
 func TestPause(t *testing.T) {

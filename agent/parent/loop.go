@@ -215,6 +215,7 @@ func (p *Parent) hello(q pair.Hello) (pair.Lease, error) {
 		return pair.Lease{}, err
 	}
 	p.joined = true
+	p.detach(info.Detach)
 	return pair.Lease{Resume: info.Resume, Resumed: info.Resumed, Since: info.Since, Generation: info.Generation}, nil
 }
 
