@@ -39,7 +39,8 @@ type Child struct {
 	log      *slog.Logger
 	trace    *trace
 	relays   *mux.Relays
-	parts    sync.Pool // buffers for parts of files
+	parts    sync.Pool     // buffers for parts of files
+	fileOps  chan struct{} // a slot for each system call on a file that is under way
 	env      []wire.Name
 	mounts   *os.File
 	ours     *os.File
@@ -61,6 +62,9 @@ const (
 	// bound: where more is live it only costs time.
 	heapPercent = 50
 	heapLimit   = 48 << 20
+	// maxFileOps bounds the system calls on files under way: each is a thread, and on a network file system that hangs
+	// they would be as many as the channel has streams, close to where Go gives up (10,000 threads).
+	maxFileOps = 256
 	// maxProc bounds a file of /proc; environ and mountinfo may be a few hundred KiB.
 	maxProc = 8 << 20
 )
@@ -78,7 +82,7 @@ func Run(ctx context.Context, control *os.File, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	c := &Child{began: time.Now(), log: log, relays: &mux.Relays{}, sessions: map[string]*session{}, retired: make(chan pair.Retire, 1), pinged: make(chan struct{}, 1)}
+	c := &Child{began: time.Now(), log: log, relays: &mux.Relays{}, fileOps: make(chan struct{}, maxFileOps), sessions: map[string]*session{}, retired: make(chan pair.Retire, 1), pinged: make(chan struct{}, 1)}
 	if m.Op != pair.OpStart {
 		return fmt.Errorf("child: told %q before %q", m.Op, pair.OpStart)
 	}

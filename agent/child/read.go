@@ -1,6 +1,7 @@
 package child
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -36,16 +37,29 @@ func tell(r *mux.Request, body any, err error) {
 // bare is err's errno alone: a file's error needs no words, and names stay out of them.
 func bare(err error) error { return wire.ErrnoOf(err, syscall.EIO) }
 
+// onFiles runs f, which makes system calls on files and nothing that may wait for a session, when there is a slot for it.
+func (c *Child) onFiles(ctx context.Context, f func() error) error {
+	select {
+	case c.fileOps <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-c.fileOps }()
+	return f()
+}
+
 func (c *Child) lstat(r *mux.Request) {
 	if name, ok := c.path("lstat", r); ok {
-		a, err := files.Lstat(name)
+		var a wire.Attr
+		err := c.onFiles(r.Context(), func() (err error) { a, err = files.Lstat(name); return err })
 		tell(r, a, err)
 	}
 }
 
 func (c *Child) readlink(r *mux.Request) {
 	if name, ok := c.path("readlink", r); ok {
-		to, err := files.Readlink(name)
+		var to string
+		err := c.onFiles(r.Context(), func() (err error) { to, err = files.Readlink(name); return err })
 		tell(r, wire.Link{Target: wire.Name(to)}, err)
 	}
 }
@@ -73,15 +87,20 @@ func (c *Child) readdir(r *mux.Request) {
 		line = line[:0]
 		return err
 	}
-	err := files.Readdir(name, func(e wire.DirEntry) error {
-		raw, err := json.Marshal(e)
-		if err != nil {
+	err := c.onFiles(r.Context(), func() error {
+		return files.Readdir(name, func(e wire.DirEntry) error {
+			raw, err := json.Marshal(e)
+			if err != nil {
+				return err
+			}
+			if line = append(append(line, raw...), '\n'); len(line) <= batch {
+				return nil
+			}
+			<-c.fileOps // a session that does not read holds no slot
+			err = flush()
+			c.fileOps <- struct{}{}
 			return err
-		}
-		if line = append(append(line, raw...), '\n'); len(line) > batch {
-			return flush()
-		}
-		return nil
+		})
 	})
 	switch {
 	case err != nil && stream == nil:
@@ -105,13 +124,18 @@ func (c *Child) open(r *mux.Request) {
 	if !ok {
 		return
 	}
-	f, attr, err := files.Open(name)
-	if err != nil {
-		r.Refuse(bare(err))
-		return
+	var f *os.File
+	var attr wire.Attr
+	var head []byte
+	err := c.onFiles(r.Context(), func() (err error) {
+		if f, attr, err = files.Open(name); err == nil {
+			head, err = files.Head(f, attr)
+		}
+		return err
+	})
+	if f != nil {
+		defer f.Close()
 	}
-	defer f.Close()
-	head, err := files.Head(f, attr)
 	if err != nil {
 		r.Refuse(bare(err))
 		return
@@ -153,7 +177,11 @@ func (c *Child) part(stream *mux.Stream, f *os.File, req wire.ReadRequest) error
 	}
 	defer c.parts.Put(buf)
 	for off, left := req.Off, int64(req.Len); left > 0; {
-		n, err := f.ReadAt((*buf)[:min(left, int64(len(*buf)))], off)
+		var n int
+		err := c.onFiles(stream.Context(), func() (err error) {
+			n, err = f.ReadAt((*buf)[:min(left, int64(len(*buf)))], off)
+			return err
+		})
 		if n > 0 {
 			if err := wire.WriteData(stream, (*buf)[:n], false); err != nil {
 				return err

@@ -3,7 +3,6 @@ package child
 import (
 	"bytes"
 	"crypto/sha256"
-	"io"
 	"sync"
 	"syscall"
 	"time"
@@ -58,7 +57,7 @@ func (c *Child) watch(r *mux.Request) {
 	for {
 		for _, v := range d.take() {
 			c.trace.note("volume", v, true)
-			if last[v], err = send(stream, v, last[v]); err != nil {
+			if last[v], err = c.send(stream, v, last[v]); err != nil {
 				return
 			}
 		}
@@ -118,8 +117,9 @@ func poll(volumes []string, ended <-chan struct{}, changed func(string)) {
 }
 
 // send sends one snapshot unless it equals the last one, whose digest it returns.
-func send(w io.Writer, volume string, last []byte) ([]byte, error) {
-	raw, err := files.Snapshot(volume)
+func (c *Child) send(stream *mux.Stream, volume string, last []byte) ([]byte, error) {
+	var raw []byte
+	err := c.onFiles(stream.Context(), func() (err error) { raw, err = files.Snapshot(volume); return err })
 	digest := digestOf(raw, err)
 	if bytes.Equal(digest, last) {
 		return last, nil
@@ -128,10 +128,10 @@ func send(w io.Writer, volume string, last []byte) ([]byte, error) {
 	if err != nil {
 		s.Errno = uint16(wire.ErrnoOf(err, syscall.EIO))
 	}
-	if err := wire.Write(w, wire.KindWatch, s); err != nil || s.Errno != 0 {
+	if err := wire.Write(stream, wire.KindWatch, s); err != nil || s.Errno != 0 {
 		return digest, err
 	}
-	return digest, wire.WriteData(w, raw, true)
+	return digest, wire.WriteData(stream, raw, true)
 }
 
 // digestOf tells snapshots apart without keeping them.
