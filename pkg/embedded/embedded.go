@@ -1,18 +1,20 @@
-// Package embedded holds what bin/stepin carries inside: the agent for both architectures (the node decides which), and
-// the stub and keeper of the namespaces front end for its own. `./just build` puts them into the folder files; on a
-// fresh clone it holds a placeholder only, so that everything compiles. This package must never write to disk: what it
-// returns is run from memory.
+// Package embedded holds what bin/stepin carries inside: the agent and its boot program for both architectures (the
+// node decides which), and the stub and keeper of the namespaces front end for its own. `./just build` puts them into
+// the folder files; on a fresh clone it holds a placeholder only, so that everything compiles. This package must never
+// write to disk: what it returns is run from memory.
 package embedded
 
 import (
 	"bytes"
-	"compress/gzip"
 	"embed"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"runtime"
+
+	"github.com/pierrec/lz4/v4"
 
 	"github.com/stepin-dev/stepin/pkg/fail"
 )
@@ -20,8 +22,15 @@ import (
 //go:embed files
 var built embed.FS
 
-// Agent returns the agent's ELF image for a GOARCH. It inflates anew at each call (about 10 MiB, tens of milliseconds).
+// Agent returns the agent's ELF image for a GOARCH. It inflates anew at each call (about 10 MiB, ten milliseconds).
 func Agent(arch string) ([]byte, error) { return agent(built, arch) }
+
+// Packed returns the agent as an LZ4 frame, which the boot program inflates in the pod, and the size in bytes of what
+// is in it. The same source gives the same bytes, so that their hash tells one agent from another.
+func Packed(arch string) (frame []byte, size int, err error) { return packed(built, arch) }
+
+// Boot returns the ELF image of the program that makes the agent of the frame's parts (agent/boot).
+func Boot(arch string) ([]byte, error) { return part(built, "boot-"+arch) }
 
 // Stub returns the ELF image of the program that enters the namespaces and executes the debuggee in place.
 func Stub() ([]byte, error) { return part(built, "stub-"+runtime.GOARCH) }
@@ -29,18 +38,41 @@ func Stub() ([]byte, error) { return part(built, "stub-"+runtime.GOARCH) }
 // Keeper returns the ELF image of the program that cleans up when session and holder die at once.
 func Keeper() ([]byte, error) { return part(built, "keeper-"+runtime.GOARCH) }
 
+// Where an LZ4 frame says how long its content is (lz4_Frame_format.md): 8 bytes behind magic number and flags, if a
+// flag says so. maxImage is more than an agent will ever have.
+const (
+	sizeAt   = 6
+	sizeFlag = 8
+	maxImage = 64 << 20
+)
+
+func packed(files fs.FS, arch string) ([]byte, int, error) {
+	frame, err := part(files, "agent-"+arch+".lz4")
+	if err != nil {
+		return nil, 0, err
+	}
+	if len(frame) < sizeAt+8 || frame[4]&sizeFlag == 0 {
+		return nil, 0, fmt.Errorf("embedded: the agent for %s is no LZ4 frame of a known size", arch)
+	}
+	size := binary.LittleEndian.Uint64(frame[sizeAt:])
+	if size > maxImage {
+		return nil, 0, fmt.Errorf("embedded: the agent for %s is said to have %d bytes", arch, size)
+	}
+	return frame, int(size), nil
+}
+
 func agent(files fs.FS, arch string) ([]byte, error) {
-	packed, err := part(files, "agent-"+arch+".gz")
+	frame, size, err := packed(files, arch)
 	if err != nil {
 		return nil, err
 	}
-	r, err := gzip.NewReader(bytes.NewReader(packed))
-	if err != nil {
+	image := make([]byte, size)
+	r := lz4.NewReader(bytes.NewReader(frame))
+	if _, err := io.ReadFull(r, image); err != nil {
 		return nil, fmt.Errorf("embedded: inflating the agent for %s: %w", arch, err)
 	}
-	image, err := io.ReadAll(r)
-	if err != nil {
-		return nil, fmt.Errorf("embedded: inflating the agent for %s: %w", arch, err)
+	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, io.EOF) { // the checksum is looked at where the end is
+		return nil, fmt.Errorf("embedded: inflating the agent for %s: the frame's end: %w", arch, err)
 	}
 	return image, nil
 }

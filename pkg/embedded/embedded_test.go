@@ -2,7 +2,6 @@ package embedded
 
 import (
 	"bytes"
-	"compress/gzip"
 	"debug/elf"
 	"io/fs"
 	"runtime"
@@ -10,13 +9,19 @@ import (
 	"testing"
 	"testing/fstest"
 
+	"github.com/pierrec/lz4/v4"
+
 	"github.com/stepin-dev/stepin/pkg/fail"
 )
 
-func packed(t *testing.T, s string) []byte {
+// frame packs s as pack does, with the size in the header.
+func frame(t *testing.T, s string) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	w := gzip.NewWriter(&b)
+	w := lz4.NewWriter(&b)
+	if err := w.Apply(lz4.SizeOption(uint64(len(s))), lz4.ChecksumOption(true)); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := w.Write([]byte(s)); err != nil {
 		t.Fatal(err)
 	}
@@ -27,22 +32,29 @@ func packed(t *testing.T, s string) []byte {
 }
 
 func TestAgent(t *testing.T) {
-	whole := packed(t, "an ELF image")
+	whole := frame(t, "an ELF image")
+	changed := bytes.Clone(whole)
+	changed[len(changed)-12] ^= 1
 	files := fstest.MapFS{
-		"files/agent-amd64.gz":   {Data: whole},
-		"files/agent-arm64.gz":   {Data: whole[:len(whole)-3]},
-		"files/agent-riscv64.gz": {Data: []byte("not gzip at all")},
+		"files/agent-amd64.lz4":   {Data: whole},
+		"files/agent-arm64.lz4":   {Data: whole[:len(whole)-3]},
+		"files/agent-ppc64le.lz4": {Data: changed},
+		"files/agent-riscv64.lz4": {Data: []byte("not LZ4")},
 	}
 	for _, test := range []struct{ arch, want, err string }{
 		{"amd64", "an ELF image", ""},
-		{"arm64", "", "embedded: inflating the agent for arm64: unexpected EOF"},
-		{"riscv64", "", "embedded: inflating the agent for riscv64: gzip: invalid header"},
-		{"mips", "", "this stepin was built without its agent-mips.gz"},
+		{"arm64", "", "embedded: inflating the agent for arm64: "},
+		{"ppc64le", "", "embedded: inflating the agent for ppc64le: "},
+		{"riscv64", "", "embedded: the agent for riscv64 is no LZ4 frame of a known size"},
+		{"mips", "", "this stepin was built without its agent-mips.lz4"},
 	} {
 		got, err := agent(files, test.arch)
-		if string(got) != test.want || (err != nil || test.err != "") && (err == nil || err.Error() != test.err) {
+		if string(got) != test.want || (err == nil) != (test.err == "") || err != nil && !strings.HasPrefix(err.Error(), test.err) {
 			t.Errorf("%s: %q, %v; want %q, %q", test.arch, got, err, test.want, test.err)
 		}
+	}
+	if got, size, err := packed(files, "amd64"); err != nil || size != len("an ELF image") || !bytes.Equal(got, whole) {
+		t.Errorf("packed: %d bytes, size %d, %v", len(got), size, err)
 	}
 }
 
@@ -91,6 +103,8 @@ func TestBuilt(t *testing.T) {
 	for arch := range machines {
 		image, err := Agent(arch)
 		check("agent", arch, 16<<20, image, err) // it travels to the cluster in a few ConfigMaps of 1 MiB
+		boot, err := Boot(arch)
+		check("boot", arch, 8<<10, boot, err) // in one of them
 	}
 	stub, err := Stub()
 	check("stub", runtime.GOARCH, 8<<10, stub, err) // executed for each child: no page more than needed

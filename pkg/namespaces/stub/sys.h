@@ -1,7 +1,7 @@
 /*
- * sys.h: what stub.c and keeper.c need instead of a libc: system calls, the entry point and a few words about strings.
- * It must never need a header of the machine it is built on (cross compilers come without them), allocate, or grow
- * beyond what those two programs call.
+ * sys.h: what stub.c, keeper.c and the agent's boot.c need instead of a libc: system calls, the entry point and a few
+ * words about strings. It must never need a header of the machine it is built on (cross compilers come without them),
+ * allocate, or grow beyond what those three programs call.
  */
 #ifndef STEPIN_SYS_H
 #define STEPIN_SYS_H
@@ -11,18 +11,18 @@ typedef unsigned long ulong;
 /* Numbers: arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h (arm64 uses the generic ones). */
 #if defined(__x86_64__)
 enum {
-	NR_read = 0, NR_write = 1, NR_close = 3, NR_rt_sigprocmask = 14, NR_nanosleep = 35, NR_execve = 59, NR_fcntl = 72,
+	NR_read = 0, NR_write = 1, NR_close = 3, NR_rt_sigprocmask = 14, NR_nanosleep = 35, NR_getpid = 39, NR_execve = 59, NR_fcntl = 72,
 	NR_getcwd = 79, NR_chdir = 80, NR_setsid = 112, NR_capget = 125, NR_capset = 126, NR_prctl = 157, NR_getdents64 = 217,
 	NR_exit_group = 231, NR_openat = 257, NR_unlinkat = 263, NR_readlinkat = 267, NR_ppoll = 271, NR_dup3 = 292,
-	NR_setns = 308, NR_pidfd_send_signal = 424, NR_pidfd_open = 434, NR_close_range = 436,
+	NR_setns = 308, NR_memfd_create = 319, NR_execveat = 322, NR_pidfd_send_signal = 424, NR_pidfd_open = 434, NR_close_range = 436,
 	O_DIRECTORY = 0x10000, O_NOFOLLOW = 0x20000,
 };
 #elif defined(__aarch64__)
 enum {
 	NR_read = 63, NR_write = 64, NR_close = 57, NR_rt_sigprocmask = 135, NR_nanosleep = 101, NR_execve = 221, NR_fcntl = 25,
-	NR_getcwd = 17, NR_chdir = 49, NR_setsid = 157, NR_capget = 90, NR_capset = 91, NR_prctl = 167, NR_getdents64 = 61,
+	NR_getcwd = 17, NR_chdir = 49, NR_setsid = 157, NR_getpid = 172, NR_capget = 90, NR_capset = 91, NR_prctl = 167, NR_getdents64 = 61,
 	NR_exit_group = 94, NR_openat = 56, NR_unlinkat = 35, NR_readlinkat = 78, NR_ppoll = 73, NR_dup3 = 24,
-	NR_setns = 268, NR_pidfd_send_signal = 424, NR_pidfd_open = 434, NR_close_range = 436,
+	NR_setns = 268, NR_memfd_create = 279, NR_execveat = 281, NR_pidfd_send_signal = 424, NR_pidfd_open = 434, NR_close_range = 436,
 	O_DIRECTORY = 0x4000, O_NOFOLLOW = 0x8000,
 };
 #else
@@ -85,7 +85,7 @@ static char *put(char *p, const char *end, const char *s)
 }
 
 /* number reads the decimal digits of s; stop, if not null, gets where they end. Overflow wraps: callers pass kernel numbers. */
-static ulong number(const char *s, const char **stop)
+static __attribute__((unused)) ulong number(const char *s, const char **stop)
 {
 	ulong n = 0;
 	for (; *s >= '0' && *s <= '9'; s++)
