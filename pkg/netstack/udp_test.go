@@ -22,7 +22,7 @@ func echoUDP(p *PacketConn) {
 }
 
 // Datagrams up to the largest, both families, connected or not, with the true peer.
-func TestUDP(t *testing.T) {
+func testUDP(t *testing.T) {
 	for _, to := range []netip.AddrPort{web4, web6, home} {
 		for _, connected := range []bool{true, false} {
 			t.Run(fmt.Sprint(to, " ", connected), func(t *testing.T) {
