@@ -156,17 +156,28 @@ func (p *Parent) close() {
 	}
 }
 
-// sweep removes the directory that sessions lock while they start an agent, if it is empty and nobody does.
+// sweep removes the directory that sessions lock while they start an agent, if it is empty and nobody does. A session
+// that leaves holds the lock for a moment, too, and found our socket still there: hence a second look.
 func sweep(dir string) {
 	f, err := os.Open(dir)
 	if err != nil {
 		return
 	}
 	defer f.Close()
-	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-		_ = unix.Rmdir(dir) // ENOTEMPTY: others need it
+	for range sweepTries {
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			_ = unix.Rmdir(dir) // ENOTEMPTY: others need it
+			return
+		}
+		time.Sleep(sweepPause)
 	}
 }
+
+// One that starts an agent holds the lock for longer than this, and has that agent sweep.
+const (
+	sweepTries = 10
+	sweepPause = 10 * time.Millisecond
+)
 
 // newChild starts a child on the target.
 func (p *Parent) newChild(resuming bool) error {
