@@ -44,3 +44,6 @@ func distance(a, b []rune) int {
 	}
 	return rows[len(a)][len(b)]
 }
+
+// Nearest returns the candidate that word was most likely meant to be, or "".
+func Nearest(word string, candidates []string) string { return nearest(word, candidates) }

@@ -13,7 +13,10 @@ const maxPID = 1 << 22
 
 // Target is what the user wrote as target, taken apart.
 type Target struct {
-	PID int // local/PID: a process on this machine
+	PID       int    // local/PID: a process on this machine; 0 otherwise
+	Kind      string // "local", "label", or a kind of object by its singular: "deployment"
+	Name      string // of the object; for a label the selector, such as "app=orders"
+	Container string // what follows /container/, "" where nothing does
 }
 
 // ParseTarget reads "local/PID". Kinds of targets that do not exist yet are fail.ConfigLater, everything else
@@ -36,5 +39,5 @@ func ParseTarget(s string) (Target, error) {
 		return Target{}, fail.New(fail.TargetSyntax, "write the number that ps shows: \"local/4711\"",
 			"target: %q does not name a process", s)
 	}
-	return Target{PID: int(pid)}, nil
+	return Target{Kind: "local", PID: int(pid)}, nil
 }

@@ -21,6 +21,19 @@ const (
 	AgentLost     Code = 212 // the agent or the way to it has gone
 	StealConflict Code = 213 // the port is somebody else's
 
+	ClusterConfig      Code = 220 // no kubeconfig, or one that cannot be read
+	ClusterContext     Code = 221 // a context that the kubeconfig does not have
+	ClusterUnreachable Code = 222 // the API server does not answer, or its certificate is not trusted
+	ClusterForbidden   Code = 223 // a right is missing
+	ClusterCredentials Code = 224 // not logged in: a token that has expired, an exec plugin that failed
+	ClusterProxy       Code = 225 // a proxy on the way refused
+	ClusterFailed      Code = 226 // the API server failed at a request
+	TargetUnknown      Code = 227 // no such object
+	TargetNotReady     Code = 228 // it has no pod that is ready
+	TargetContainer    Code = 229 // no such container
+	TargetHostNetwork  Code = 230 // the pod has the node's network
+	TargetSandboxed    Code = 231 // the pod has no process that its node could see
+
 	NamespacesForbidden Code = 301 // the kernel or a policy forbids a step
 	NoTun               Code = 302 // /dev/net/tun
 	NoFuse              Code = 303 // /dev/fuse

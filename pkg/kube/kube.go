@@ -1,0 +1,83 @@
+// Package kube is the cluster: configuration and credentials, targets and their pods, port-forwards, commands in
+// containers, and how the agent gets to a pod. It is the only package that imports k8s.io/*.
+//
+// It must never change a workload, keep a value of the pod's on disk or in a log, prompt, or print: what a person
+// should read goes to Options.Said or into a fail.Error. Nobody outside sees a type of k8s.io but through Pod.Spec.
+package kube
+
+import (
+	"errors"
+	"log/slog"
+	"net/netip"
+	"sync/atomic"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/stepin-dev/stepin/pkg/wire"
+)
+
+var (
+	// ErrNotYet: nothing serves there yet, which a little patience may cure. The container has not started, or nothing
+	// listens on the port.
+	ErrNotYet = errors.New("not yet")
+	// ErrPodGone: the pod does not exist any more.
+	ErrPodGone = errors.New("the pod is gone")
+	// ErrAgentGone: the agent is gone for good.
+	ErrAgentGone = errors.New("the agent is gone")
+)
+
+// Options say which cluster and how to reach it.
+type Options struct {
+	Kubeconfig string            // a file, "~/" allowed; "" = $KUBECONFIG (a list), then ~/.kube/config, then a pod's own account
+	Context    string            // "" = the kubeconfig's current one
+	Namespace  string            // "" = the context's, else "default"
+	Version    string            // stepin's, for the user agent
+	Said       func(line string) // lines of an exec plugin's stderr and notices; it may be called at any time from any goroutine; nil = nobody
+	Log        *slog.Logger      // nil = nowhere
+}
+
+// Cluster is one cluster as one user. Its methods may be called at once from many goroutines.
+//
+// Goroutines: one for the stderr of an exec plugin, where the configuration has one, as long as the process lives.
+type Cluster struct {
+	config      *rest.Config
+	client      kubernetes.Interface
+	namespace   string
+	contextName string
+	said        func(line string)
+	log         *slog.Logger
+	plugin      *plugin     // nil = no exec plugin
+	spdyOnly    atomic.Bool // a WebSocket was refused where SPDY was not: it is not tried again
+}
+
+// Namespace is where targets are looked for.
+func (c *Cluster) Namespace() string { return c.namespace }
+
+// Context is the name of the kubeconfig's context, "" for a pod's own account.
+func (c *Cluster) Context() string { return c.contextName }
+
+// Server is the API server's address as the kubeconfig has it.
+func (c *Cluster) Server() string { return c.config.Host }
+
+// Pod is what a session and the agent's delivery need to know of one pod. It is a snapshot.
+type Pod struct {
+	Namespace, Name, UID, Node string
+	Container                  string // the container that the target means
+	ContainerID                string // of its present run, without the runtime's prefix "containerd://"
+	Target                     string // as the developer wrote it, for messages
+	Addrs                      []netip.Addr
+	Volumes                    []wire.Volume // the container's mount points, by its spec
+	Probes                     []Probe       // of the container, its ports resolved
+	Notices                    []string      // what the developer should know of the choice, one line each
+	Spec                       *corev1.Pod   // the object itself, for delivery; read only
+}
+
+// Probe is one health check that the node makes. Kind is "http", "grpc", "tcp" or "exec".
+type Probe struct {
+	Kind    string
+	Port    uint16 // 0 for exec
+	Path    string // http
+	Service string // grpc
+}

@@ -1,0 +1,249 @@
+package kube
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// maxErrorText bounds what a node says of a failure.
+	maxErrorText = 4 << 10
+	// errorWait is how long the end of the data waits for the node's words about it, which come on another stream of the
+	// same connection, and before that end.
+	errorWait = time.Second
+)
+
+// half is a stream of SPDY: Close ends our direction only, Reset both.
+type half interface {
+	io.ReadWriteCloser
+	Reset() error
+}
+
+// stream is a port-forward as a net.Conn.
+//
+// Goroutines: one reads the error stream until it ends, one pings; both end with the connection.
+type stream struct {
+	under  net.Conn // the connection below, nil where client-go owns it
+	gone   <-chan bool
+	hangUp func() // closes the connection
+
+	data, failed half
+
+	said  chan struct{} // closed when text is whole
+	text  string        // what the node said of a failure
+	begun atomic.Bool   // bytes have come
+
+	mu    sync.Mutex
+	timer [2]*time.Timer // of read and write
+	late  bool           // a deadline has passed and ended the connection
+	shut  bool
+}
+
+func newStream(under net.Conn, gone <-chan bool, hangUp func()) *stream {
+	return &stream{under: under, gone: gone, hangUp: hangUp, said: make(chan struct{})}
+}
+
+// orNil keeps a nil *stream from becoming a net.Conn that is not nil.
+func (s *stream) orNil() net.Conn {
+	if s == nil {
+		return nil
+	}
+	return s
+}
+
+func (s *stream) start(ping func()) {
+	go func() {
+		defer close(s.said)
+		text, _ := io.ReadAll(io.LimitReader(s.failed, maxErrorText))
+		s.text = strings.TrimSpace(string(text))
+		if s.text != "" {
+			_ = s.data.Reset() // the node is done with this stream, and may forget to end the other
+		}
+	}()
+	if ping == nil {
+		return
+	}
+	go func() {
+		tick := time.NewTicker(pingPeriod)
+		defer tick.Stop()
+		for {
+			select {
+			case <-s.gone:
+				return
+			case <-tick.C:
+				ping()
+			}
+		}
+	}()
+}
+
+// Read returns ErrNotYet where the pod refused the connection, and the node's own words for any other failure.
+func (s *stream) Read(p []byte) (int, error) {
+	n, err := s.data.Read(p)
+	if n > 0 {
+		s.begun.Store(true)
+	}
+	if err == nil {
+		return n, nil
+	}
+	return n, s.why(err)
+}
+
+func (s *stream) Write(p []byte) (int, error) {
+	n, err := s.data.Write(p)
+	if err != nil {
+		err = s.why(err)
+		if errors.Is(err, io.EOF) {
+			err = net.ErrClosed
+		}
+	}
+	return n, err
+}
+
+// why finds the reason of an end.
+func (s *stream) why(err error) error {
+	s.mu.Lock()
+	late, shut := s.late, s.shut
+	s.mu.Unlock()
+	if late {
+		return os.ErrDeadlineExceeded
+	}
+	if shut {
+		return net.ErrClosed
+	}
+	wait := time.NewTimer(errorWait)
+	defer wait.Stop()
+	select {
+	case <-s.said: // at the latest when the connection ends
+	case <-wait.C:
+		return err
+	}
+	switch {
+	case s.text == "" && !errors.Is(err, io.EOF):
+		return fmt.Errorf("kube: port-forward: %w", err)
+	case s.text == "":
+		return err
+	case !s.begun.Load():
+		return fmt.Errorf("kube: %w: %s", ErrNotYet, s.text)
+	default:
+		return fmt.Errorf("kube: port-forward: %s", s.text)
+	}
+}
+
+// CloseWrite ends our direction; the pod's process reads an end of file.
+func (s *stream) CloseWrite() error {
+	if err := s.data.Close(); err != nil {
+		return fmt.Errorf("kube: ending a direction: %w", err)
+	}
+	return nil
+}
+
+// Close ends both directions and the connection below.
+func (s *stream) Close() error {
+	s.mu.Lock()
+	was := s.shut
+	s.shut = true
+	for _, t := range s.timer {
+		if t != nil {
+			t.Stop()
+		}
+	}
+	s.mu.Unlock()
+	if !was {
+		s.end()
+	}
+	return nil
+}
+
+func (s *stream) end() {
+	if s.under != nil {
+		_ = s.under.SetWriteDeadline(time.Now().Add(time.Second)) // a reset must not wait for a dead way
+	}
+	_ = s.data.Reset()
+	_ = s.failed.Reset()
+	s.hangUp()
+}
+
+func (s *stream) LocalAddr() net.Addr  { return address("stepin") }
+func (s *stream) RemoteAddr() net.Addr { return address("port-forward") }
+
+// address is an address of nothing: a port-forward has none that means anything here.
+type address string
+
+func (a address) Network() string { return "kube" }
+func (a address) String() string  { return string(a) }
+
+func (s *stream) SetDeadline(t time.Time) error {
+	return errors.Join(s.SetReadDeadline(t), s.SetWriteDeadline(t))
+}
+
+func (s *stream) SetReadDeadline(t time.Time) error  { return s.deadline(0, t) }
+func (s *stream) SetWriteDeadline(t time.Time) error { return s.deadline(1, t) }
+
+// deadline ends the connection at t: SPDY's streams have none of their own.
+func (s *stream) deadline(which int, t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.shut {
+		return net.ErrClosed
+	}
+	if old := s.timer[which]; old != nil {
+		old.Stop()
+		s.timer[which] = nil
+	}
+	if t.IsZero() {
+		return nil
+	}
+	var mine *time.Timer
+	mine = time.AfterFunc(time.Until(t), func() {
+		s.mu.Lock()
+		fires := s.timer[which] == mine && !s.shut && !s.late
+		s.late = s.late || fires
+		s.mu.Unlock()
+		if fires {
+			s.end()
+		}
+	})
+	s.timer[which] = mine
+	return nil
+}
+
+// framed writes each frame of SPDY at once. spdystream writes a frame's parts one by one, and each would be a WebSocket
+// message, a TLS record and a system call of its own. Its caller writes one frame at a time.
+type framed struct {
+	net.Conn
+	frame []byte
+}
+
+// frameHeader is what every frame of SPDY/3.1 begins with: four bytes of kind or stream, one of flags, three of length
+// (draft-mbelshe-httpbis-spdy-00, 2.2).
+const frameHeader = 8
+
+// maxKept bounds what a large frame leaves behind.
+const maxKept = 256 << 10
+
+func (f *framed) Write(p []byte) (int, error) {
+	f.frame = append(f.frame, p...)
+	for len(f.frame) >= frameHeader {
+		whole := frameHeader + int(binary.BigEndian.Uint32(f.frame[4:8])&0xffffff)
+		if len(f.frame) < whole {
+			break
+		}
+		if _, err := f.Conn.Write(f.frame[:whole]); err != nil {
+			return 0, err
+		}
+		f.frame = append(f.frame[:0], f.frame[whole:]...)
+		if cap(f.frame) > maxKept && len(f.frame) == 0 {
+			f.frame = nil
+		}
+	}
+	return len(p), nil
+}
