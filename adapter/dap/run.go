@@ -15,9 +15,8 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/stepin-dev/stepin/pkg/fail"
+	"github.com/stepin-dev/stepin/pkg/peer"
 )
 
 // maxSocketPath is the longest path of a unix socket: sun_path holds 108 bytes with its end (unix(7)).
@@ -271,11 +270,11 @@ func ownLines(from io.Reader, line func(string)) {
 func (r *run) accept(ctx context.Context, listener *net.UnixListener, limit time.Duration) (net.Conn, int, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	type peer struct {
+	type caller struct {
 		conn *net.UnixConn
 		pid  int
 	}
-	found := make(chan peer, 1)
+	found := make(chan caller, 1)
 	go func() { // ends with the listener, which startRun closes
 		for {
 			conn, err := listener.AcceptUnix()
@@ -283,8 +282,8 @@ func (r *run) accept(ctx context.Context, listener *net.UnixListener, limit time
 				close(found)
 				return
 			}
-			if cred, err := peerCredentials(conn); err == nil && int(cred.Uid) == os.Getuid() {
-				found <- peer{conn, int(cred.Pid)}
+			if pid, err := peer.SameUserPID(conn); err == nil {
+				found <- caller{conn, pid}
 				return
 			}
 			conn.Close()
@@ -310,18 +309,6 @@ func (r *run) accept(ctx context.Context, listener *net.UnixListener, limit time
 		return nil, 0, ctx.Err()
 	}
 	return nil, 0, r.death()
-}
-
-func peerCredentials(conn *net.UnixConn) (cred *unix.Ucred, err error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if cerr != nil {
-		return nil, cerr
-	}
-	return cred, err
 }
 
 // ask sends a request of ours; done gets the answer, or nil if there will be none.

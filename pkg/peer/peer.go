@@ -28,6 +28,11 @@ func SameUser(c net.Conn) error {
 	if err != nil {
 		return err
 	}
+	return own(uid)
+}
+
+// own is nil for our own user.
+func own(uid int) error {
 	if uid != os.Getuid() {
 		return fmt.Errorf("peer: the caller is user %d", uid)
 	}
@@ -58,21 +63,39 @@ func UID(c net.Conn) (int, error) {
 }
 
 func unixUID(c *net.UnixConn) (int, error) {
+	cred, err := credentials(c)
+	if err != nil {
+		return 0, err
+	}
+	return int(cred.Uid), nil
+}
+
+// SameUserPID returns the process at the other end of c, with an error unless it belongs to our own user. The
+// process is the one that connected, or, of a socketpair, made it (SO_PEERCRED in unix(7)).
+func SameUserPID(c *net.UnixConn) (int, error) {
+	cred, err := credentials(c)
+	if err != nil {
+		return 0, err
+	}
+	return int(cred.Pid), own(int(cred.Uid))
+}
+
+func credentials(c *net.UnixConn) (*unix.Ucred, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return 0, fmt.Errorf("peer: %w", err)
+		return nil, fmt.Errorf("peer: %w", err)
 	}
 	var cred *unix.Ucred
 	var cerr error
 	if err := raw.Control(func(fd uintptr) {
 		cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	}); err != nil {
-		return 0, fmt.Errorf("peer: %w", err)
+		return nil, fmt.Errorf("peer: %w", err)
 	}
 	if cerr != nil {
-		return 0, fmt.Errorf("peer: SO_PEERCRED: %w", cerr)
+		return nil, fmt.Errorf("peer: SO_PEERCRED: %w", cerr)
 	}
-	return int(cred.Uid), nil
+	return cred, nil
 }
 
 // find looks for the socket from local to remote in a table. A socket without an inode has been closed by its owner

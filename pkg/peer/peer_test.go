@@ -63,6 +63,11 @@ func call(t *testing.T, l net.Listener, uid int) error {
 		t.Fatal(err)
 	}
 	defer c.Close()
+	if u, ok := c.(*net.UnixConn); ok {
+		if pid, err := SameUserPID(u); pid != cmd.Process.Pid || (err == nil) != (uid == os.Getuid()) {
+			t.Errorf("the caller is %d, not %d: %v", pid, cmd.Process.Pid, err)
+		}
+	}
 	return SameUser(c)
 }
 
@@ -87,13 +92,27 @@ func TestSameUser(t *testing.T) {
 }
 
 func TestUnix(t *testing.T) {
-	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	dir, err := os.MkdirTemp("", "peer-test-") // one that lets other users in, unlike t.TempDir
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	l, err := net.Listen("unix", filepath.Join(dir, "s"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(l.Addr().String(), 0o777)); err != nil {
+		t.Fatal(err)
+	}
 	if err := call(t, l, os.Getuid()); err != nil {
 		t.Error(err)
+	}
+	if os.Getuid() != 0 {
+		return // only root can call as somebody else
+	}
+	if err := call(t, l, 65534); err == nil {
+		t.Error("another user is welcome")
 	}
 }
 
