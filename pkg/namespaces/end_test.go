@@ -51,6 +51,7 @@ func startSession(t *testing.T) session {
 	if _, err := fmt.Sscan(line, &s.holder, &s.debuggee, &s.in.mnt, &s.in.net); err != nil {
 		t.Fatalf("%s: %v", line, err)
 	}
+	hold(t, s.holder)
 	pids, err := s.in.processes()
 	if err != nil || len(pids) != 4 || !slices.Contains(pids, s.debuggee) || !slices.Contains(pids, s.holder) {
 		t.Fatalf("inside are %v (holder %d, debuggee %d): %v", pids, s.holder, s.debuggee, err)
@@ -142,14 +143,8 @@ func kill(t *testing.T, pids ...int) {
 func leaderless(t *testing.T) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "leaderless")
-	gcc := exec.Command("gcc", "-pthread", "-x", "c", "-o", name, "-")
-	gcc.Stdin = strings.NewReader(`
-		#include <pthread.h>
-		#include <unistd.h>
-		static void *stay(void *x) { for (;;) pause(); return x; }
-		int main(void) { pthread_t t; pthread_create(&t, 0, stay, 0); pthread_exit(0); }`)
-	if out, err := gcc.CombinedOutput(); err != nil {
-		t.Fatalf("gcc: %v\n%s", err, out)
+	if err := writeProgram(name, compiled(t)["leaderless"]); err != nil {
+		t.Fatal(err)
 	}
 	return name
 }

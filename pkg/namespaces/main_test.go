@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -118,29 +119,50 @@ func runAsOther() int {
 	return 0
 }
 
-// images compiles the stub and the keeper.
+// images returns the stub and the keeper.
 func images(t testing.TB) (stub, keeper []byte) {
 	t.Helper()
-	gcc, err := exec.LookPath("gcc")
-	if err != nil {
+	all := compiled(t)
+	return all["stub"], all["keeper"]
+}
+
+// compiled returns the C programs of these tests by their names.
+func compiled(t testing.TB) map[string][]byte {
+	t.Helper()
+	all, err := compileOnce()
+	if errors.Is(err, exec.ErrNotFound) {
 		t.Skip("no gcc on this machine, and without it no stub:", err)
 	}
-	dir := t.TempDir()
-	compile := func(name string) []byte {
-		out := filepath.Join(dir, name)
-		b, err := exec.Command(gcc, "-std=c11", "-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-Wall", "-Wextra", "-Werror",
-			"-s", "-o", out, filepath.Join("stub", name+".c")).CombinedOutput()
-		if err != nil {
-			t.Fatalf("gcc %s: %v\n%s", name, err, b)
-		}
-		image, err := os.ReadFile(out)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return image
+	if err != nil {
+		t.Fatal(err)
 	}
-	return compile("stub"), compile("keeper")
+	return all
 }
+
+// compileOnce runs gcc: once, since nearly every test needs what comes of it.
+var compileOnce = sync.OnceValues(func() (map[string][]byte, error) {
+	dir, err := os.MkdirTemp("", "stepin-compiled-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	all := map[string][]byte{}
+	bare := strings.Fields("-std=c11 -Os -static -nostdlib -ffreestanding -fno-stack-protector -Wall -Wextra -Werror -s")
+	for name, args := range map[string][]string{
+		"stub":       append(bare[:len(bare):len(bare)], "stub/stub.c"),
+		"keeper":     append(bare[:len(bare):len(bare)], "stub/keeper.c"),
+		"leaderless": {"-pthread", "testdata/leaderless.c"},
+	} {
+		out := filepath.Join(dir, name)
+		if b, err := exec.Command("gcc", append(args, "-o", out)...).CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("gcc %s: %w\n%s", name, err, b)
+		}
+		if all[name], err = os.ReadFile(out); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+})
 
 // plan is a pod's, with devices that this user may open.
 func plan(t testing.TB) Plan {
@@ -195,6 +217,7 @@ func start(t testing.TB, p Plan, tree string) *Namespaces {
 	if err != nil {
 		t.Fatal(err)
 	}
+	hold(t, n.HolderPid())
 	t.Cleanup(func() {
 		if err := n.Close(); err != nil {
 			t.Error("close:", err)
@@ -208,7 +231,22 @@ func testLog(t testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-// nothingLeft fails the test when a process is in the namespaces or the directory exists.
+// hold keeps the holder's namespaces until the test's end. Their numbers, by which the test looks for who is in them, are the
+// next ones' as soon as nobody does: any other test on this machine may get them before this one has looked.
+func hold(t testing.TB, holder int) {
+	t.Helper()
+	pins, _, err := openPins(holder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, f := range pins {
+			f.Close()
+		}
+	})
+}
+
+// nothingLeft fails the test when a process is in the namespaces, which somebody must still hold, or the directory exists.
 func nothingLeft(t testing.TB, in inodes, dir string) {
 	t.Helper()
 	if pids, err := in.processes(); err != nil || len(pids) > 0 {

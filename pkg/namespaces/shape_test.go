@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -289,18 +290,37 @@ func TestBegin(t *testing.T) {
 	}
 }
 
+// Who lists the processes while they come and go by the thousand gets neither an error nor a process that was not inside.
 func TestManyProcesses(t *testing.T) {
 	n := start(t, plan(t), pod(t, nil))
-	if out, err := in(t, n, "/bin/sh", "-c", "i=0; while [ $i -lt 10000 ]; do (:) ; i=$((i+1)); done; echo done"); err != nil || out != "done" {
-		t.Errorf("%v %s", err, out)
+	argv := n.Wrap([]string{"/bin/sh", "-c", "i=0; while [ $i -lt 3000 ]; do (:) ; i=$((i+1)); done"})
+	cmd := exec.Command(argv[0], argv[1:]...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
 	}
-	// and the same pids may come and go while somebody lists them
-	for range 20 {
-		if _, err := n.Processes(); err != nil {
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for lists := 0; ; lists++ {
+		pids, err := n.Processes()
+		if err != nil {
 			t.Fatal(err)
+		}
+		if slices.Contains(pids, os.Getpid()) || slices.Contains(pids, n.HolderPid()) || len(pids) > maxListed {
+			t.Fatalf("%v are inside", pids)
+		}
+		select {
+		case err := <-ended:
+			if err != nil || lists == 0 {
+				t.Errorf("%v after %d lists", err, lists)
+			}
+			return
+		default:
 		}
 	}
 }
+
+// maxListed is how many of the shell and its children, one at a time, a list can show that takes its time.
+const maxListed = 100
 
 func TestPlanChecked(t *testing.T) {
 	good := Plan{Dir: "/tmp/x", Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}, Cover: []string{"/etc/hosts"}}
