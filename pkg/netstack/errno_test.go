@@ -93,6 +93,7 @@ func testErrnoUDP(t *testing.T) {
 
 // A dial that takes its time: the socket is EINPROGRESS without an event until it has ended.
 func TestErrnoOnlyAfterTheDial(t *testing.T) {
+	t.Parallel()
 	dials := []*dial{
 		{Mode: "epoll", Dst: numbered(false, 0)}, {Mode: "epoll", Dst: numbered(true, 0)},
 		{Mode: "epoll", Dst: numbered(false, syscall.ECONNREFUSED)}, {Mode: "epoll", Dst: numbered(true, syscall.EHOSTUNREACH)},

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"net"
 	"net/netip"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -37,13 +39,27 @@ func TestMain(m *testing.M) {
 		beDebuggee(role)
 		return
 	}
+	flag.Parse()
+	if fuzzing := flag.Lookup("test.fuzz").Value.String() != ""; !fuzzing && !given("test.parallel") {
+		check(flag.Set("test.parallel", strconv.Itoa(atOnce)))
+	}
 	os.Exit(m.Run())
+}
+
+// atOnce is how many tests run at once of those that say they may: they wait, for time-outs of the kernel's or because
+// they must, and the number of processors, which is the default, means nothing for them.
+const atOnce = 24
+
+// given says whether the flag is on the command line.
+func given(name string) (is bool) {
+	flag.Visit(func(f *flag.Flag) { is = is || f.Name == name })
+	return is
 }
 
 // A rig is a Stack with a debuggee in front of it.
 type rig struct {
 	*Stack
-	t    *testing.T
+	t    testing.TB
 	cmd  *exec.Cmd
 	ctl  net.Conn
 	in   *bufio.Reader
@@ -52,7 +68,7 @@ type rig struct {
 }
 
 // start runs a debuggee in the given role before a Stack with the two handlers; nil refuses all.
-func start(t *testing.T, role string, args any, cfg Config) *rig {
+func start(t testing.TB, role string, args any, cfg Config) *rig {
 	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	must(t, err)
@@ -107,7 +123,7 @@ func start(t *testing.T, role string, args any, cfg Config) *rig {
 	return r
 }
 
-func receiveTun(t *testing.T, conn net.Conn) *os.File {
+func receiveTun(t testing.TB, conn net.Conn) *os.File {
 	t.Helper()
 	oob, b := make([]byte, unix.CmsgSpace(4)), make([]byte, 256)
 	must(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
@@ -266,7 +282,7 @@ func check(err error) {
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -179,20 +180,24 @@ func errnoIn(err error) syscall.Errno {
 	panic(err)
 }
 
-// roleDialUDP connects, sends one datagram, and says what the next read gives; ETIME is our mark for nothing in 300 ms.
+// roleDialUDP connects, sends one datagram, and says what the next read gives; ETIME is our mark for nothing in 1.5 s.
 func roleDialUDP(d *debuggee) {
 	var dials []*dial
 	d.arg(&dials)
+	var wg sync.WaitGroup
 	for _, x := range dials {
 		c, err := net.Dial("udp", x.Dst.String())
 		check(err)
 		_, err = c.Write([]byte("x"))
 		check(err)
-		check(c.SetReadDeadline(time.Now().Add(300 * time.Millisecond)))
-		_, err = c.Read(make([]byte, 10))
-		x.Errno = errnoIn(err)
-		c.Close()
+		check(c.SetReadDeadline(time.Now().Add(1500 * time.Millisecond)))
+		wg.Go(func() {
+			_, err := c.Read(make([]byte, 10))
+			x.Errno = errnoIn(err)
+			c.Close()
+		})
 	}
+	wg.Wait()
 	d.say(dials)
 	d.wait()
 }
@@ -225,7 +230,7 @@ func roleEcho(d *debuggee) {
 	d.arg(&x)
 	c := dialTCP(x.To)
 	go func() {
-		_, err := io.CopyN(c, &pattern{}, int64(x.Size))
+		_, err := io.CopyN(c, pattern(), int64(x.Size))
 		check(err)
 		check(c.CloseWrite())
 	}()
@@ -236,16 +241,8 @@ func roleEcho(d *debuggee) {
 	d.wait()
 }
 
-// A pattern is an endless reader of bytes that do not repeat soon.
-type pattern struct{ n uint32 }
-
-func (p *pattern) Read(b []byte) (int, error) {
-	for i := range b {
-		p.n = p.n*1664525 + 1013904223
-		b[i] = byte(p.n >> 24)
-	}
-	return len(b), nil
-}
+// pattern is an endless reader of bytes that never repeat, the same each time.
+func pattern() io.Reader { return rand.NewChaCha8([32]byte{}) }
 
 // roleHalfClose reads to the end first, then writes; or the other way round.
 func roleHalfClose(d *debuggee) {
@@ -498,7 +495,7 @@ func roleUDP(d *debuggee) {
 	var wrong []string
 	for _, size := range x.Sizes {
 		out := make([]byte, size)
-		_, _ = (&pattern{}).Read(out)
+		_, _ = pattern().Read(out)
 		if x.Connected {
 			_, err = c.Write(out)
 		} else {

@@ -67,7 +67,7 @@ func TestEcho(t *testing.T) {
 				var got string
 				r.hear(&got)
 				h := sha256.New()
-				_, _ = io.CopyN(h, &pattern{}, int64(size))
+				_, _ = io.CopyN(h, pattern(), int64(size))
 				if want := fmt.Sprint(size, " ", hex.EncodeToString(h.Sum(nil))); got != want {
 					t.Errorf("got %s, want %s", got, want)
 				}
@@ -165,6 +165,7 @@ func TestResetByDebuggee(t *testing.T) {
 
 // A debuggee that closes its connecting socket tells nobody: the SYN just does not come again.
 func TestClientGivesUp(t *testing.T) {
+	t.Parallel()
 	began, ended := make(chan struct{}), make(chan error, 1)
 	r := start(t, "give up", web4, Config{TCP: func(ctx context.Context, _, _ netip.AddrPort) (func(*Conn), error) {
 		close(began)
@@ -182,6 +183,7 @@ func TestClientGivesUp(t *testing.T) {
 
 // The dial succeeds for a debuggee that has gone: serve is called all the same, so that the pod side can be closed.
 func TestServeAfterGivingUp(t *testing.T) {
+	t.Parallel()
 	closed, served := make(chan struct{}), make(chan error, 1)
 	r := start(t, "give up", web6, Config{TCP: func(context.Context, netip.AddrPort, netip.AddrPort) (func(*Conn), error) {
 		<-closed
@@ -236,6 +238,7 @@ func TestManyShortConnections(t *testing.T) {
 // A debuggee that stands at a breakpoint: what is written meanwhile, in pieces of any size, arrives afterwards, whole and
 // at once.
 func TestLateReader(t *testing.T) {
+	t.Parallel()
 	for _, piece := range []int{1, 100, 1100, 2000, 5000, 60000, 300000} {
 		t.Run(fmt.Sprint(piece), func(t *testing.T) {
 			t.Parallel()
@@ -243,7 +246,7 @@ func TestLateReader(t *testing.T) {
 			var wrote atomic.Int64
 			failed := make(chan error, 1)
 			r := start(t, "late reader", web4, serving(func(c *Conn) {
-				b, src := make([]byte, piece), &pattern{}
+				b, src := make([]byte, piece), pattern()
 				for wrote.Load() < int64(total) {
 					n, _ := src.Read(b[:min(piece, total-int(wrote.Load()))])
 					if _, err := c.Write(b[:n]); err != nil {
@@ -266,11 +269,11 @@ func TestLateReader(t *testing.T) {
 			var got string
 			r.hear(&got)
 			h := sha256.New()
-			_, _ = io.CopyN(h, &pattern{}, int64(total))
+			_, _ = io.CopyN(h, pattern(), int64(total))
 			if want := fmt.Sprint(total, " ", hex.EncodeToString(h.Sum(nil))); got != want {
 				t.Errorf("got %s, want %s", got, want)
 			}
-			if took := time.Since(began); took > stallFor/2 {
+			if took := time.Since(began); took > late {
 				t.Errorf("went on only after %v", took)
 			}
 		})
@@ -279,6 +282,7 @@ func TestLateReader(t *testing.T) {
 
 // Single bytes into a flow that nobody reads for a while: none is lost, and it goes on at once afterwards.
 func TestTrickle(t *testing.T) {
+	t.Parallel()
 	gate, got := make(chan struct{}), make(chan int, 1)
 	const n = 20000
 	r := start(t, "trickle", map[string]any{"To": web4, "N": n}, serving(func(c *Conn) {
@@ -310,7 +314,7 @@ func TestTrickle(t *testing.T) {
 	if total := <-got; total != n {
 		t.Errorf("%d bytes of %d", total, n)
 	}
-	if took := time.Since(began); took > stallFor/2 {
+	if took := time.Since(began); took > late {
 		t.Errorf("went on only after %v", took)
 	}
 }
@@ -318,6 +322,35 @@ func TestTrickle(t *testing.T) {
 // stallFor is how long debuggees or handlers stand still in the tests: a sender that has begun to back off tries again
 // after 0.2, 0.6, 1.4, 3, 6.2 s, and so is seen to be late.
 const stallFor = 3300 * time.Millisecond
+
+// late is less than such a sender still waits then.
+const late = 2500 * time.Millisecond
+
+// BenchmarkRate is throughput, up being from the debuggee.
+func BenchmarkRate(b *testing.B) {
+	const size = 1 << 30
+	for _, up := range []bool{false, true} {
+		b.Run(map[bool]string{false: "down", true: "up"}[up], func(b *testing.B) {
+			b.SetBytes(size)
+			for b.Loop() {
+				r := start(b, "rate", map[string]any{"To": web4, "Size": size, "Up": up}, serving(func(c *Conn) {
+					buf := make([]byte, 256<<10)
+					if up {
+						_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c}, buf)
+						return
+					}
+					for sent := 0; sent < size; sent += len(buf) {
+						if _, err := c.Write(buf); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				}))
+				r.hear(new(time.Duration))
+			}
+		})
+	}
+}
 
 // Close leaves no goroutine, whatever state the flows are in.
 func TestCloseLeavesNothing(t *testing.T) {
