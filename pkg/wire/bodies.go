@@ -54,7 +54,26 @@ type Steal struct {
 	Ports    []Port  `json:"ports"`
 	Filter   *Filter `json:"filter,omitempty"`
 	Existing string  `json:"existing,omitempty"` // "close" (default) or "keep": connections already open
+	// Probes are the pod's health probes, which stay the pod's; Nodes are the addresses that they come from, as far as
+	// the session knows them (the agent adds the pod's gateways and, for HTTP and gRPC, the pod itself).
+	Probes []Probe      `json:"probes,omitempty"`
+	Nodes  []netip.Addr `json:"nodes,omitempty"`
 }
+
+// Probe is one health probe of the pod's spec. Kind is "http", "grpc", "tcp" or "exec"; "https" is known, too, and goes
+// by what of a TLS greeting can be read.
+type Probe struct {
+	Kind    string `json:"kind"`
+	Port    uint16 `json:"port,omitempty"`    // exec: 0 is every port
+	Path    string `json:"path,omitempty"`    // http: path and query; "" is "/"
+	Service string `json:"service,omitempty"` // grpc: the service asked for
+}
+
+// MaxProbes and MaxNodes bound a Steal: a container has three probes, a node a handful of addresses.
+const (
+	MaxProbes = 64
+	MaxNodes  = 64
+)
 
 // Port is one port of the pod. Network is "tcp" or "udp".
 type Port struct {
@@ -184,6 +203,31 @@ type Volume struct {
 	Path  string `json:"path"`
 	Small bool   `json:"small,omitempty"` // changes atomically, sent whole
 	File  bool   `json:"file,omitempty"`  // a single file is mounted
+}
+
+// SessionInfo is one session of the agent, for those who share it.
+type SessionInfo struct {
+	ID     string    `json:"id"`
+	Who    string    `json:"who"`
+	Since  time.Time `json:"since"` // the agent's clock
+	Ports  []Port    `json:"ports"`
+	Mode   string    `json:"mode,omitempty"` // what it does with them: "steal"
+	Paused bool      `json:"paused,omitempty"`
+	Mine   bool      `json:"mine,omitempty"` // it has the asker's token, and so may be stopped by the asker
+	Lost   bool      `json:"lost,omitempty"` // its channel is lost; its ports are reserved while it reconnects
+}
+
+// MaxSessionInfos bounds the JSON that answers KindSessions.
+const MaxSessionInfos = 1 << 20
+
+// Stop ends another session of the asker's token: its ports are free when it is answered.
+type Stop struct {
+	Session string `json:"session"`
+}
+
+// Target names a container by its runtime's ID, without a scheme.
+type Target struct {
+	Container string `json:"container"`
 }
 
 // Attach asks for a debugger on the process in the pod.

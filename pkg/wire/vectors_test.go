@@ -45,6 +45,11 @@ func vectors() []struct {
 		{"open", KindOpen, &Path{Path: "/data/a", Own: true}},
 		{"lstat, not UTF-8", KindLstat, &Path{Path: "/data/caf\xe9"}},
 		{"attach", KindAttach, &Attach{Debugger: "dlv"}},
+		{"steal with probes", KindSteal, &Steal{Ports: []Port{{Network: "tcp", Port: 80}}, Probes: []Probe{{Kind: "http", Port: 80, Path: "/healthz"},
+			{Kind: "grpc", Port: 9000, Service: "live"}, {Kind: "tcp", Port: 81}, {Kind: "exec"}}, Nodes: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}},
+		{"sessions", KindSessions, &struct{}{}},
+		{"stop", KindStop, &Stop{Session: "5e55"}},
+		{"target", KindTarget, &Target{Container: "4c01db0b339c"}},
 		{"heartbeat", KindHeartbeat, &struct{}{}},
 		{"credit", KindCredit, Credit{{Stream: 3, Bytes: 65536}, {Stream: 5, Bytes: 1}}},
 		{"reset", KindReset, &Reset{Stream: 3, Errno: uint16(syscall.ECONNRESET)}},
@@ -238,7 +243,7 @@ func FuzzRead(f *testing.F) {
 		}
 		ParseCredit(body)
 		ParseReadRequest(body)
-		for _, v := range []any{new(Hello), new(Welcome), new(Dial), new(Lookup), new(Steal), new(Incoming), new(Reply), new(Reset), new(Pod), new(Opened)} {
+		for _, v := range []any{new(Hello), new(Welcome), new(Dial), new(Lookup), new(Steal), new(Incoming), new(Reply), new(Reset), new(Stop), new(Target), new([]SessionInfo), new(Pod), new(Opened)} {
 			_ = Decode(body, v)
 		}
 		if len(body) > MaxBody {

@@ -62,6 +62,8 @@ const (
 	KindReaddir    Kind = 14 // Path; the reply is followed by JSON DirEntry values until the end of the stream
 	KindOpen       Kind = 15 // Path, answered by Opened, its first bytes, then ReadRequest and answer in turn
 	KindAttach     Kind = 16 // a debugger on the process in the pod: Attach, then DAP
+	KindSessions   Kind = 17 // who uses this agent; the reply is followed by one JSON []SessionInfo until the end of the stream
+	KindStop       Kind = 18 // Stop: ends a session of the same token
 )
 
 // Kinds of the control stream after Welcome.
@@ -72,6 +74,7 @@ const (
 	KindState     Kind = 67 // State, by the session
 	KindNotice    Kind = 68 // Notice, by the agent
 	KindBye       Kind = 69 // Bye: the sender ends on purpose
+	KindTarget    Kind = 70 // Target, by the session: which container took the ended one's place
 )
 
 // Errors of reading a frame. None of them can be recovered from on the same stream.
