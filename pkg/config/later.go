@@ -3,26 +3,15 @@ package config
 // What the design has and this version does not: refused in words, so that nobody takes silence for success. When
 // one of these is built, its row goes and its key or value joins launch.go.
 
-const (
-	onlyLocal = `only local/PID exists yet, a process on this machine: "target": "local/4711"`
-	onlyTheir = "leave the key out; only local/PID exists yet, and its agent is a process on this machine"
-)
+const onlyLocal = `only local/PID exists yet, a process on this machine: "target": "local/4711"`
 
 // laterKeys are keys that do not exist yet, with what to do meanwhile.
 var laterKeys = map[string]string{
-	"namespace":              onlyLocal,
-	"context":                onlyLocal,
-	"kubeconfig":             onlyLocal,
-	"incoming.filter":        "leave the key out: all requests to the port reach the program",
-	"outgoing.unix":          "leave the key out: unix sockets are this machine's",
-	"agent.image":            onlyTheir,
-	"agent.namespace":        onlyTheir,
-	"agent.labels":           onlyTheir,
-	"agent.annotations":      onlyTheir,
-	"agent.tolerations":      onlyTheir,
-	"agent.resources":        onlyTheir,
-	"agent.serviceAccount":   onlyTheir,
-	"agent.imagePullSecrets": onlyTheir,
+	"namespace":       onlyLocal,
+	"context":         onlyLocal,
+	"kubeconfig":      onlyLocal,
+	"incoming.filter": "leave the key out: all requests to the port reach the program",
+	"outgoing.unix":   "leave the key out: unix sockets are this machine's",
 }
 
 // laterValues are values that do not exist yet, by path and value, with what to do meanwhile.
@@ -48,10 +37,6 @@ var laterValues = map[string]map[string]string{
 	},
 	"frontEnd": {
 		"preload": `write "auto" or "namespaces"`,
-	},
-	"agent.mode": {
-		"pod":       `write "auto"`,
-		"ephemeral": `write "auto"`,
 	},
 }
 

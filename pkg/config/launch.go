@@ -77,10 +77,32 @@ type Files struct {
 	Map      map[string]string `json:"map,omitempty" jsonschema_description:"From a path as the program opens it to the path in the pod that it gets."`
 }
 
-// Agent configures our process on the pod's side.
+// Agent configures our process on the pod's side. For local/PID only TTL means anything: that agent is a process here.
 type Agent struct {
-	Mode string   `json:"mode,omitempty" jsonschema:"enum=auto,default=auto" jsonschema_description:"How the agent reaches the pod."`
-	TTL  Duration `json:"ttl,omitzero" jsonschema:"type=string,default=0s,example=5m" jsonschema_description:"How long the agent stays when its last session has ended, so that the next start is faster."`
+	Mode             string            `json:"mode,omitempty" jsonschema:"enum=auto,enum=pod,enum=ephemeral,default=auto" jsonschema_description:"How the agent reaches the pod. pod: a Job on its node, which can do everything. ephemeral: a container in the pod itself, which can do what the namespace admits. auto: the first of these that the cluster admits."`
+	Image            string            `json:"image,omitempty" jsonschema_description:"An image that holds the agent (stepin agent image push). Empty: none is needed, the agent travels through the API server and runs in the pod's own image."`
+	Namespace        string            `json:"namespace,omitempty" jsonschema_description:"Where the agent's Job goes. Empty: the pod's namespace."`
+	TTL              Duration          `json:"ttl,omitzero" jsonschema:"type=string,default=0s,example=5m" jsonschema_description:"How long the agent stays when its last session has ended, so that the next start is faster."`
+	Labels           map[string]string `json:"labels,omitempty" jsonschema_description:"Labels for the agent's Job and pod, as a policy of the cluster may want them."`
+	Annotations      map[string]string `json:"annotations,omitempty" jsonschema_description:"Annotations likewise."`
+	Tolerations      []Toleration      `json:"tolerations,omitempty" jsonschema_description:"What the agent's pod tolerates, each with key, operator, value and effect as in a pod's spec. Empty: every taint, since it must go to the pod's node."`
+	Resources        Resources         `json:"resources,omitzero" jsonschema_description:"Requests and limits of the agent's container, over its own: requests of 10m cpu and 32Mi memory, limits of 1 cpu and 256Mi memory."`
+	ServiceAccount   string            `json:"serviceAccount,omitempty" jsonschema_description:"The service account of the agent's pod, where a policy goes by it. Its token is never mounted."`
+	ImagePullSecrets []string          `json:"imagePullSecrets,omitempty" jsonschema_description:"Secrets to pull the image with, beside the pod's own."`
+}
+
+// Toleration is one of a pod's tolerations, as Kubernetes has them.
+type Toleration struct {
+	Key      string `json:"key,omitempty" jsonschema_description:"The taint's key. Empty, with Exists: every taint."`
+	Operator string `json:"operator,omitempty" jsonschema:"enum=Exists,enum=Equal,default=Equal" jsonschema_description:"Exists: whatever the value."`
+	Value    string `json:"value,omitempty" jsonschema_description:"The taint's value."`
+	Effect   string `json:"effect,omitempty" jsonschema:"enum=NoSchedule,enum=PreferNoSchedule,enum=NoExecute" jsonschema_description:"The taint's effect. Empty: all."`
+}
+
+// Resources are a container's requests and limits, as Kubernetes writes quantities: "100m", "64Mi".
+type Resources struct {
+	Requests map[string]string `json:"requests,omitempty" jsonschema_description:"What is set aside on the node: cpu, memory and others."`
+	Limits   map[string]string `json:"limits,omitempty" jsonschema_description:"What it may use at most."`
 }
 
 // Default returns the configuration of somebody who wrote nothing. It has no target.

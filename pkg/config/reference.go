@@ -73,6 +73,10 @@ func typeWords(s *jsonschema.Schema) string {
 		return strings.Join(words, ", ")
 	case s.Type == "integer":
 		return "port"
+	case s.Type == "array" && s.Items.Type == "object":
+		return "list of " + strings.Join(keysIn(s.Items), ", ")
+	case s.Type == "object" && s.Properties != nil && s.Properties.Len() > 0:
+		return "object of " + strings.Join(keysIn(s), ", ")
 	case s.Type == "array":
 		return "list of " + typeWords(s.Items) + "s"
 	case s.Type == "object" && s.AdditionalProperties != nil && s.AdditionalProperties.Type != "":
@@ -80,4 +84,12 @@ func typeWords(s *jsonschema.Schema) string {
 	default:
 		return s.Type
 	}
+}
+
+// keysIn lists the keys of an object that has no table of its own.
+func keysIn(s *jsonschema.Schema) (keys []string) {
+	for pair := s.Properties.Oldest(); pair != nil; pair = pair.Next() {
+		keys = append(keys, "`"+pair.Key+"`")
+	}
+	return keys
 }

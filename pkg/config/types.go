@@ -10,6 +10,9 @@ import (
 // Duration is a time.Duration written as Go writes it: "90s", "5m".
 type Duration time.Duration
 
+// String writes the duration as Go does.
+func (d Duration) String() string { return time.Duration(d).String() }
+
 // MarshalText writes the duration as "5m0s".
 func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
 
