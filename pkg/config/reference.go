@@ -59,7 +59,11 @@ func table(b *bytes.Buffer, s *jsonschema.Schema, prefix string) {
 		if p.Default != nil {
 			fallback = fmt.Sprintf("`%v`", p.Default)
 		}
-		fmt.Fprintf(b, "| `%s%s` | %s | %s | %s |\n", prefix, pair.Key, typeWords(p), fallback, strings.ReplaceAll(p.Description, "*", `\*`))
+		words := typeWords(p)
+		if prefix == "" && p.Type == "object" {
+			words = p.Type // it has a table of its own
+		}
+		fmt.Fprintf(b, "| `%s%s` | %s | %s | %s |\n", prefix, pair.Key, words, fallback, strings.ReplaceAll(p.Description, "*", `\*`))
 	}
 }
 
