@@ -34,6 +34,31 @@ lint:
 demo: build
     @bin/stepin demo
 
+# start a real Kubernetes in namespaces of its own, as root (the first time it is built: some 9 minutes)
+[no-exit-message]
+cluster-up:
+    @.ci/cluster up
+
+# end it and remove everything it has left
+[no-exit-message]
+cluster-down:
+    @.ci/cluster down
+
+# build the tests' images anew and give them to the cluster, or import OCI archives (`cluster-image FILE...`)
+[no-exit-message]
+cluster-image *archives:
+    @.ci/cluster image {{ archives }}
+
+# print where the cluster's kubeconfig is
+[no-exit-message]
+cluster-kubeconfig:
+    @.ci/cluster kubeconfig
+
+# the tests against a real Kubernetes: the one $KUBECONFIG names, else the one that runs, else one for the time being
+[no-exit-message]
+e2e *arguments: build
+    @.ci/e2e {{ arguments }}
+
 # format the Go files
 fmt:
     @find {{ go_dirs }} -name '*.go' -not -path '*/testdata/*' -exec gofmt -l -w {} +

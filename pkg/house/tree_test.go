@@ -73,8 +73,13 @@ type source struct {
 	file *ast.File
 }
 
-func (s source) dir() string          { return path.Dir(s.name) }
-func (s source) test() bool           { return strings.HasSuffix(s.name, "_test.go") }
+func (s source) dir() string { return path.Dir(s.name) }
+func (s source) test() bool  { return strings.HasSuffix(s.name, "_test.go") }
+
+// apart tells of the end-to-end tests, a module of its own that the product cannot import: it may use whatever it tests
+// with, and the adapter's own client.
+func (s source) apart() bool { return strings.HasPrefix(s.name, "pkg/e2e/") }
+
 func (s source) line(p token.Pos) int { return s.fset.Position(p).Line }
 func (s source) lines(n ast.Node) int { return s.line(n.End()) - s.line(n.Pos()) + 1 }
 func (s source) imports(what string) bool {
