@@ -52,6 +52,7 @@ func prepareHang(t *testing.T, uid int) (*mounted, string) {
 }
 
 func TestHangEndsByDeadline(t *testing.T) {
+	t.Parallel()
 	m, data := prepareHang(t, users()[0])
 	m.start(Config{Deadline: 500 * time.Millisecond}, data)
 	c := m.client()
@@ -83,6 +84,7 @@ func TestHangEndsByDeadline(t *testing.T) {
 }
 
 func TestHangCanBeStopped(t *testing.T) {
+	t.Parallel()
 	asUsers(t, func(t *testing.T, uid int) {
 		m, data := prepareHang(t, uid)
 		m.start(Config{Deadline: 10 * time.Minute}, data)
@@ -117,6 +119,7 @@ func TestHangCanBeStopped(t *testing.T) {
 
 // A signal ends a call with EINTR, but not one whose answer comes within the grace.
 func TestSignal(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		grace time.Duration
 		want  syscall.Errno
@@ -178,6 +181,7 @@ func TestMountGoes(t *testing.T) {
 }
 
 func TestFilesAreClosed(t *testing.T) {
+	t.Parallel()
 	m, data := prepareHang(t, users()[0])
 	m.start(Config{}, data)
 	c := m.client()

@@ -31,10 +31,14 @@ func (m *mounted) big(p string, size int64) []byte {
 	return h.Sum(nil)
 }
 
-const mib = 1 << 20
+const (
+	mib = 1 << 20
+
+	// size is a large file's: more than may ever be read ahead, and more than is ever fetched whole.
+	size = max(aheadMemory, wholeLimit) + 16*mib + 12345
+)
 
 func TestLargeInOrder(t *testing.T) {
-	const size = 200*mib + 12345
 	m := prepare(t, users()[len(users())-1])
 	data := m.dir + "/data"
 	want := m.big(data+"/big", size)
@@ -48,9 +52,9 @@ func TestLargeInOrder(t *testing.T) {
 		}
 		n := m.fs.Stats().ReadAt - before.ReadAt
 		if n > size/mib+20 {
-			t.Errorf("read by %d: %d round trips for 200 MiB", buf, n)
+			t.Errorf("read by %d: %d round trips for %d MiB", buf, n, size/mib)
 		}
-		t.Logf("200 MiB read by %d bytes: %.2f s, %d round trips", buf, a.Seconds, n)
+		t.Logf("%d MiB read by %d bytes: %.2f s, %d round trips", size/mib, buf, a.Seconds, n)
 	}
 	if mem := m.fs.aheadMem.Load(); mem != 0 {
 		eventually(t, "the read-ahead is given back", func() bool { return m.fs.aheadMem.Load() == 0 })
@@ -73,7 +77,6 @@ func TestLargePipelined(t *testing.T) {
 }
 
 func TestLargeMapped(t *testing.T) {
-	const size = 200*mib + 12345
 	asUsers(t, func(t *testing.T, uid int) {
 		m := prepare(t, uid)
 		data := m.dir + "/data"
@@ -91,7 +94,7 @@ func TestLargeMapped(t *testing.T) {
 			if a.Err != "" || a.N != size || !bytes.Equal(a.Data, want) {
 				t.Errorf("%s: %s, %d bytes, sum equal: %v", name, a.Err, a.N, bytes.Equal(a.Data, want))
 			}
-			t.Logf("200 MiB mapped %s: %.2f s", name, a.Seconds)
+			t.Logf("%d MiB mapped %s: %.2f s", size/mib, name, a.Seconds)
 		}
 	})
 }

@@ -61,6 +61,7 @@ func TestLazy(t *testing.T) {
 }
 
 func TestChangeSeen(t *testing.T) {
+	t.Parallel()
 	m := prepare(t, users()[len(users())-1])
 	data := m.dir + "/data"
 	m.put(data+"/f", "first")
@@ -130,6 +131,7 @@ func TestChangeSeen(t *testing.T) {
 }
 
 func TestGrowing(t *testing.T) {
+	t.Parallel()
 	m := prepare(t, users()[0])
 	data := m.dir + "/data"
 	m.put(data+"/log", "line\n")

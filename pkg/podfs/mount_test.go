@@ -3,6 +3,7 @@ package podfs
 import (
 	"bufio"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -31,7 +32,21 @@ func TestMain(m *testing.M) {
 	case "client":
 		clientMain()
 	}
+	flag.Parse()
+	if fuzzing := flag.Lookup("test.fuzz").Value.String() != ""; !fuzzing && !given("test.parallel") {
+		must(flag.Set("test.parallel", strconv.Itoa(atOnce)), "setting the tests' number")
+	}
 	os.Exit(m.Run())
+}
+
+// atOnce is how many tests run at once of those that say they may: each has its own mount and mostly waits, for what is
+// believed to be asked again. The number of processors, which is the default, means nothing for them.
+const atOnce = 8
+
+// given says whether the flag is on the command line.
+func given(name string) (is bool) {
+	flag.Visit(func(f *flag.Flag) { is = is || f.Name == name })
+	return is
 }
 
 // mounted is a file system under test and its holder.
@@ -203,8 +218,11 @@ func (m *mounted) end() {
 
 // fuseDev returns a FUSE device that an ordinary user may open.
 func fuseDev(t *testing.T, dir string) string {
-	const dev = "/dev/fuse"
 	if os.Getuid() != 0 {
+		dev := "/dev/fuse"
+		if own := os.Getenv("STEPIN_FUSE"); own != "" { // as for stepin itself
+			dev = own
+		}
 		f, err := os.OpenFile(dev, os.O_RDWR, 0)
 		if err != nil {
 			t.Skipf("this machine forbids FUSE: %v", err)

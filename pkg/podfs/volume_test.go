@@ -67,6 +67,7 @@ func TestSmallVolumeCostsNothing(t *testing.T) {
 }
 
 func TestSwitch(t *testing.T) {
+	t.Parallel()
 	asUsers(t, func(t *testing.T, uid int) {
 		m := prepare(t, uid)
 		vol := m.dir + "/config"
@@ -124,6 +125,7 @@ func TestSwitch(t *testing.T) {
 }
 
 func TestConcurrentSwitch(t *testing.T) {
+	t.Parallel()
 	m := prepare(t, users()[0])
 	vol := m.dir + "/config"
 	m.fs = New(Config{Source: m.src, Covered: func(p string) bool { return under(p, vol) }})
