@@ -315,9 +315,9 @@ func notYet(t *testing.T, b *bench) {
 	good := module(t, map[string]string{"main.go": "package main\n\nfunc main() {}\n"})
 	for _, later := range []string{
 		`{"incoming": {"mode": "mirror"}}`, `{"incoming": {"filter": {"header": "x-user: me"}}}`, `{"incoming": {"whilePaused": "pod"}}`,
-		`{"request": "attach"}`, `{"frontEnd": "preload"}`, `{"files": {"mode": "write"}}`, `{"agent": {"image": "x"}}`, `{"namespace": "shop"}`,
+		`{"request": "attach"}`, `{"frontEnd": "preload"}`, `{"files": {"mode": "write"}}`, `{"agent": {"image": "x"}}`,
 		`{"debugger": {"type": "python", "program": "x.py"}}`, `{"debugger": {"type": "node"}}`, `{"debugger": {"type": "lldb"}}`, `{"debugger": {"type": "none"}}`,
-		`{"target": "rollout/orders"}`, `{"target": "none"}`, `{"target": "deployment/orders"}`, `{"target": "pod/orders"}`, `{"target": "label/app=orders"}`,
+		`{"target": "rollout/orders"}`, `{"target": "none"}`,
 	} {
 		arguments := map[string]any{"target": b.target(), "debugger": map[string]any{"type": "go", "program": good}}
 		var change map[string]any

@@ -20,6 +20,14 @@ func (c *checker) content(at, s string) {
 		if _, err := ParseTarget(s); err != nil {
 			c.add(fail.CodeOf(err), at, fail.Hint(err), "%s", strings.TrimPrefix(err.Error(), "target: "))
 		}
+	case at == "namespace":
+		if !dnsLabel.MatchString(s) {
+			c.add(fail.ConfigValue, at, "write its name as kubectl get namespaces shows it", "%q is no name of a namespace", s)
+		}
+	case at == "kubeconfig":
+		if s == "" || strings.Contains(s, ":") || !path.IsAbs(s) && !strings.HasPrefix(s, "~/") {
+			c.add(fail.ConfigValue, at, `write one absolute path, or one from "~/" on; KUBECONFIG may be a list`, "%q is no path of a file", s)
+		}
 	case list == "outgoing.pod", list == "outgoing.host":
 		if _, err := ParseRule(s); err != nil {
 			c.add(fail.ConfigValue, at, `for example "db.shop.svc:5432", "*.example.com", "10.0.0.0/8", "udp://*:53"`, "%v", err)
@@ -74,7 +82,7 @@ func (c *checker) path(at, s string) {
 func (l *Launch) check() Problems {
 	c := checker{where: func(string) string { return "" }}
 	if l.Target == "" {
-		c.add(fail.ConfigValue, "target", onlyLocal, "it is missing: stepin does not know which pod's place to take")
+		c.add(fail.ConfigValue, "target", hintTarget, "it is missing: stepin does not know which pod's place to take")
 	}
 	if len(l.Outgoing.Pod) > 0 && len(l.Outgoing.Host) == 0 {
 		c.add(fail.ConfigValue, "outgoing.pod", `to send everything else from this machine, add "host": ["*"]; else leave it out`,

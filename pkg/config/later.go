@@ -3,13 +3,8 @@ package config
 // What the design has and this version does not: refused in words, so that nobody takes silence for success. When
 // one of these is built, its row goes and its key or value joins launch.go.
 
-const onlyLocal = `only local/PID exists yet, a process on this machine: "target": "local/4711"`
-
 // laterKeys are keys that do not exist yet, with what to do meanwhile.
 var laterKeys = map[string]string{
-	"namespace":       onlyLocal,
-	"context":         onlyLocal,
-	"kubeconfig":      onlyLocal,
 	"incoming.filter": "leave the key out: all requests to the port reach the program",
 	"outgoing.unix":   "leave the key out: unix sockets are this machine's",
 }
@@ -40,11 +35,8 @@ var laterValues = map[string]map[string]string{
 	},
 }
 
-// laterTargets are the kinds of targets that do not exist yet, kubectl's short names included.
-var laterTargets = []string{
-	"pod", "po", "deployment", "deploy", "statefulset", "sts", "daemonset", "ds", "replicaset", "rs", "job",
-	"cronjob", "cj", "service", "svc", "rollout", "label", "none",
-}
+// laterTargets are the kinds of targets that do not exist yet.
+var laterTargets = []string{"rollout", "none"}
 
 // editorKeys are what editors put beside our keys in launch.json's arguments. They are theirs and are not checked.
 // Source: VS Code's launch.json reference and the DAP specification (LaunchRequestArguments); keys that begin with

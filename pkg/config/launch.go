@@ -12,7 +12,10 @@ import "encoding/json"
 // binary, because `stepin config schema` and the editors' help have no source at hand, so they stand there and not in
 // comments. A key or a value of the design that does not exist yet is in later.go instead, and not in the schema.
 type Launch struct {
-	Target       string   `json:"target" jsonschema:"pattern=^local/[1-9][0-9]*$,example=local/4711" jsonschema_description:"What the program takes the place of. local/PID is any process on this machine, in its namespaces."`
+	Target       string   `json:"target" jsonschema:"pattern=^(local/[1-9][0-9]*|[a-zA-Z]+/[^/].*)$,example=deployment/orders" jsonschema_description:"What the program takes the place of: pod/NAME, deployment/NAME, statefulset/NAME, daemonset/NAME, replicaset/NAME, job/NAME, cronjob/NAME (the job that runs now), service/NAME (the pods behind it) or label/app=orders; all its ready pods. /container/NAME may follow; else it is the pod's default container, or its first that is no service mesh's. local/PID is any process on this machine, in its namespaces."`
+	Namespace    string   `json:"namespace,omitempty" jsonschema:"example=shop" jsonschema_description:"The namespace of the target. Empty: that of the context, else default."`
+	Context      string   `json:"context,omitempty" jsonschema:"example=dev" jsonschema_description:"The kubeconfig's context to use. Empty: its current one."`
+	Kubeconfig   string   `json:"kubeconfig,omitempty" jsonschema_description:"The kubeconfig to read, absolute or from ~/ on. Empty: what KUBECONFIG lists, else ~/.kube/config."`
 	Debugger     Debugger `json:"debugger,omitzero" jsonschema_description:"The debugger to use, and its own keys as it knows them."`
 	Incoming     Incoming `json:"incoming,omitzero" jsonschema_description:"What happens to the requests that the pod gets."`
 	Outgoing     Outgoing `json:"outgoing,omitzero" jsonschema_description:"Which of the program's connections leave from the pod and which from this machine."`

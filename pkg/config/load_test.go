@@ -70,7 +70,7 @@ func TestBrokenYAML(t *testing.T) {
 		{"quoted key", "'files':\n  map:\n    \"/a.b\": c\n", fail.ConfigValue, `f:3: files.map."/a.b": "c" is not absolute`},
 		{"number for text", "env:\n  override:\n    A: x\n    PORT: 8080\n", fail.ConfigValue, "f:4: env.override.PORT: must be a string, not a number"},
 		{"editor keys are not ours here", "name: x\n", fail.ConfigUnknownKey, "f:1: name: unknown key"},
-		{"later", "dns: true\nnamespace: x\n", fail.ConfigLater, "f:2: namespace: the key does not exist"},
+		{"later", "dns: true\nincoming:\n  filter: {}\n", fail.ConfigLater, "f:3: incoming.filter: the key does not exist"},
 		{"bare y", "env:\n  override:\n    y: a\n", fail.ConfigValue, "f:2: env.override.true: YAML reads a bare y"},
 		{"in the order of the lines", "zz: 1\nincoming:\n  ports: [0]\ndns: 3\n", fail.ConfigUnknownKey, "f:1: zz: unknown key; also f:3: incoming.ports[0]: 0 is no port; also f:4: dns: "},
 		{"nested too deep", strings.Repeat("[", 20000), fail.ConfigSyntax, "f:1: exceeded max depth"},

@@ -94,7 +94,9 @@ func TestRefused(t *testing.T) {
 		{`"env":{"FOO":"x"}`, fail.ConfigUnknownKey, `env.FOO: unknown key`},
 		{`"zzzzzzz":1`, fail.ConfigUnknownKey, `zzzzzzz: unknown key`},
 		{`"a b":1`, fail.ConfigUnknownKey, `"a b": unknown key`},
-		{`"namespace":"x"`, fail.ConfigLater, `namespace: the key does not exist in this version`},
+		{`"namespace":"Shop"`, fail.ConfigValue, `namespace: "Shop" is no name of a namespace`},
+		{`"kubeconfig":"dev"`, fail.ConfigValue, `kubeconfig: "dev" is no path of a file`},
+		{`"kubeconfig":"/a:/b"`, fail.ConfigValue, `kubeconfig: "/a:/b" is no path of a file`},
 		{`"agent":{"imagePullSecret":"x"}`, fail.ConfigUnknownKey, `agent.imagePullSecret: unknown key; did you mean "imagePullSecrets"?`},
 		{`"agent":{"tolerations":[{"effect":"NoExec"}]}`, fail.ConfigValue, `agent.tolerations[0].effect: "NoExec" is not known; did you mean "NoExecute"?`},
 		{`"agent":{"resources":{"limits":{"cpu":1}}}`, fail.ConfigValue, `agent.resources.limits.cpu: must be a string, not a number`},
@@ -225,14 +227,41 @@ func TestTarget(t *testing.T) {
 		"local/01": fail.TargetSyntax, "local/-1": fail.TargetSyntax, "local/+1": fail.TargetSyntax,
 		"local/4194305": fail.TargetSyntax, "local/99999999999999999999": fail.TargetSyntax, "local/x": fail.TargetSyntax,
 		"local/1/container/x": fail.TargetSyntax, "4711": fail.TargetSyntax, "locl/4711": fail.TargetSyntax,
-		"pod/x": fail.ConfigLater, "deployment/orders": fail.ConfigLater, "deployments/orders": fail.ConfigLater,
-		"sts/x": fail.ConfigLater, "label/app=x": fail.ConfigLater, "none": fail.ConfigLater, "svc/x": fail.ConfigLater,
+		"none": fail.ConfigLater, "rollout/orders": fail.ConfigLater, "rollouts/orders": fail.ConfigLater,
+		"pod": fail.TargetSyntax, "pod/": fail.TargetSyntax, "pod/Orders": fail.TargetSyntax, "pod/shop/orders": fail.TargetSyntax,
+		"pod/-x": fail.TargetSyntax, "pod/x/container/": fail.TargetSyntax, "pod/x/container": fail.TargetSyntax,
+		"pod/x/container/A": fail.TargetSyntax, "pod/x/container/a.b": fail.TargetSyntax, "pod/x/contaner/a": fail.TargetSyntax,
+		"deploymnt/orders": fail.TargetSyntax, "label/": fail.TargetSyntax, "label/app": fail.TargetSyntax,
+		"label/app=x,": fail.TargetSyntax, "label/app=x y": fail.TargetSyntax, "labels/app=x": fail.TargetSyntax,
+		"pod/" + strings.Repeat("x", 254): fail.TargetSyntax,
 	} {
 		_, err := ParseTarget(in)
 		refused(t, in, err, code, "target: ")
 	}
-	_, err := Parse([]byte(`{"target":"deployment/orders"}`))
-	refused(t, "through Parse", err, fail.ConfigLater, `target: "deployment/orders" does not exist in this version`)
+	for in, want := range map[string]Target{
+		"pod/orders-0":                      {Kind: "pod", Name: "orders-0"},
+		"PO/orders.v2":                      {Kind: "pod", Name: "orders.v2"},
+		"deployments/orders":                {Kind: "deployment", Name: "orders"},
+		"deploy/orders/container/app":       {Kind: "deployment", Name: "orders", Container: "app"},
+		"sts/x":                             {Kind: "statefulset", Name: "x"},
+		"ds/x":                              {Kind: "daemonset", Name: "x"},
+		"rs/x":                              {Kind: "replicaset", Name: "x"},
+		"jobs/x":                            {Kind: "job", Name: "x"},
+		"cj/x":                              {Kind: "cronjob", Name: "x"},
+		"svc/x":                             {Kind: "service", Name: "x"},
+		"label/app=x":                       {Kind: "label", Name: "app=x"},
+		"label/a.io/name=x,t!=/container/c": {Kind: "label", Name: "a.io/name=x,t!=", Container: "c"},
+	} {
+		have, err := ParseTarget(in)
+		if err != nil || have != want {
+			t.Errorf("%s: %+v, %v", in, have, err)
+		}
+		if again, err := ParseTarget(have.String()); err != nil || again != have {
+			t.Errorf("%s is written as %s, which reads as %+v, %v", in, have, again, err)
+		}
+	}
+	_, err := Parse([]byte(`{"target":"rollout/orders"}`))
+	refused(t, "through Parse", err, fail.ConfigLater, `target: "rollout/orders" does not exist in this version`)
 }
 
 func TestNearest(t *testing.T) {

@@ -19,8 +19,8 @@ programs to run.
 
 ` + "```jsonc" + `
 {
-  "type": "stepin", "request": "launch", "name": "orders, in the pod's place",
-  "target": "local/4711",
+  "type": "stepin", "request": "launch", "name": "orders, in the cluster",
+  "target": "deployment/orders", "namespace": "shop",
   "debugger": { "type": "go", "program": "${workspaceFolder}/cmd/orders" },
   "incoming": { "mode": "steal", "ports": [8080] }
 }
