@@ -3,13 +3,31 @@ package kube
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"net/http"
 	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/stepin-dev/stepin/pkg/config"
+)
+
+const (
+	// watchLife is how long one watch lasts before it is renewed, which costs one round trip: a way that has died without
+	// a word is noticed then at the latest. client-go's HTTP/2 pings notice most of them within 45 s.
+	watchLife = 5 * time.Minute
+	// pollPeriod is how often the pods are listed where watching is not allowed.
+	pollPeriod = 3 * time.Second
+	// backoffMin and backoffMax are the pauses between tries while the cluster cannot be reached.
+	backoffMin = 200 * time.Millisecond
+	backoffMax = 5 * time.Second
 )
 
 // Workload is what a target means: a set of pods that changes.
@@ -18,8 +36,8 @@ type Workload struct {
 	target   config.Target
 	written  string // the target as the developer wrote it
 	selector labels.Selector
-	owns     func(*corev1.Pod) bool // nil: the selector alone decides
-	only     string                 // the name of the one pod, "" for a workload
+	owns     func(context.Context, *corev1.Pod) bool // nil: the selector alone decides; called by one goroutine at a time
+	only     string                                  // the name of the one pod, "" for a workload
 
 	mu   sync.Mutex
 	pods []Pod
@@ -37,5 +55,178 @@ func oldest(a, b Pod) int {
 	return cmp.Or(a.Spec.CreationTimestamp.Compare(b.Spec.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
 }
 
-// Watch is in watch.go.
-var _ = context.Canceled
+// Watch calls changed with the pods at each change until ctx ends, whose error it returns; to call it twice at once is
+// an error of the caller's. A pod joins when it is ready, and stays until it ends: a readiness that flickers, or a
+// container that restarts, is no reason to leave it. What it says of the pod (its container's ID, its addresses) is
+// always the latest. The set may be empty.
+//
+// It reconnects by itself, without end and without a word: whether the cluster can be reached is the port-forward's to
+// say. Only a right that has been taken away ends it, as fail.ClusterForbidden.
+func (w *Workload) Watch(ctx context.Context, changed func([]Pod)) error {
+	set := newSet(w)
+	pause := backoffMin
+	version, polls := "", false
+	for {
+		var err error
+		if version == "" || polls {
+			if version, err = w.relist(ctx, set, changed); err == nil {
+				pause = backoffMin
+			}
+		}
+		wait := time.Duration(0)
+		switch {
+		case err != nil:
+		case polls:
+			wait = pollPeriod
+		default:
+			version, err = w.follow(ctx, set, version, changed)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err == nil:
+		case apierrors.IsForbidden(err) && !polls && version != "":
+			w.cluster.said("watching pods is not allowed here; they are listed every " + pollPeriod.String() + " instead")
+			polls = true
+		case apierrors.IsForbidden(err):
+			return w.cluster.explain(err, "following the pods of %s", w.written)
+		default:
+			w.cluster.log.Debug("kube: watching pods", "target", w.written, "err", err, "pause", pause)
+			wait, pause = pause, min(2*pause, backoffMax)
+		}
+		if wait > 0 {
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-time.After(wait):
+			}
+		}
+	}
+}
+
+// relist replaces the set by what exists now.
+func (w *Workload) relist(ctx context.Context, set *set, changed func([]Pod)) (version string, err error) {
+	found, version, err := w.list(ctx)
+	if err != nil {
+		return "", err
+	}
+	set.replace(found)
+	w.publish(set, changed)
+	return cmp.Or(version, "0"), nil // "0": any version that the server has at hand
+}
+
+// follow applies the events of one watch and returns the version to go on from, "" to list anew.
+func (w *Workload) follow(ctx context.Context, set *set, version string, changed func([]Pod)) (string, error) {
+	o := w.options()
+	seconds := int64(watchLife / time.Second)
+	o.ResourceVersion, o.AllowWatchBookmarks, o.TimeoutSeconds = version, true, &seconds
+	ctx, cancel := context.WithTimeout(ctx, watchLife+callTimeout)
+	defer cancel()
+	events, err := w.cluster.client.CoreV1().Pods(w.cluster.namespace).Watch(ctx, o)
+	if err != nil {
+		if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
+			return "", nil
+		}
+		return version, err
+	}
+	defer events.Stop()
+	for e := range events.ResultChan() {
+		switch o := e.Object.(type) {
+		case *corev1.Pod:
+			version = o.ResourceVersion
+			if e.Type == watch.Bookmark {
+				continue
+			}
+			if e.Type == watch.Deleted {
+				set.remove(o)
+			} else if w.mine(ctx, o) {
+				set.put(o)
+			}
+			w.publish(set, changed)
+		case *metav1.Status:
+			if o.Code == http.StatusGone {
+				return "", nil
+			}
+			return "", &apierrors.StatusError{ErrStatus: *o}
+		default:
+			return "", fmt.Errorf("kube: a watch brought %T", o)
+		}
+	}
+	return version, nil // it ended as they do, and begins again where it was
+}
+
+// publish tells of the set if it has changed.
+func (w *Workload) publish(set *set, changed func([]Pod)) {
+	now := set.pods()
+	w.mu.Lock()
+	same := slices.EqualFunc(w.pods, now, samePod)
+	w.pods = now
+	w.mu.Unlock()
+	if !same {
+		changed(slices.Clone(now))
+	}
+}
+
+// samePod says that nothing has changed of what anybody does something about.
+func samePod(a, b Pod) bool {
+	return a.UID == b.UID && a.ContainerID == b.ContainerID && slices.Equal(a.Addrs, b.Addrs)
+}
+
+// set is the pods of a workload as a watch shows them. It belongs to one goroutine.
+type set struct {
+	target  config.Target
+	written string
+	known   map[types.UID]Pod
+}
+
+// newSet begins with what Resolve found.
+func newSet(w *Workload) *set {
+	s := &set{target: w.target, written: w.written, known: map[types.UID]Pod{}}
+	for _, p := range w.Pods() {
+		s.known[types.UID(p.UID)] = p
+	}
+	return s
+}
+
+func (s *set) replace(found []*corev1.Pod) {
+	exists := map[types.UID]bool{}
+	for _, p := range found {
+		exists[p.UID] = true
+		s.put(p)
+	}
+	for uid := range s.known {
+		if !exists[uid] {
+			delete(s.known, uid)
+		}
+	}
+}
+
+func (s *set) put(p *corev1.Pod) {
+	before, known := s.known[p.UID]
+	if p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+		delete(s.known, p.UID)
+		return
+	}
+	if !known && !ready(p) {
+		return
+	}
+	pod, err := describe(p, s.target, s.written)
+	switch {
+	case err == nil:
+		s.known[p.UID] = pod
+	case known: // its container is between two runs
+		before.Spec = p
+		s.known[p.UID] = before
+	}
+}
+
+func (s *set) remove(p *corev1.Pod) { delete(s.known, p.UID) }
+
+func (s *set) pods() []Pod {
+	out := make([]Pod, 0, len(s.known))
+	for _, p := range s.known {
+		out = append(out, p)
+	}
+	slices.SortFunc(out, oldest)
+	return out
+}
