@@ -84,9 +84,11 @@ func stall(t *testing.T, outgoing bool) {
 
 // flood writes until nobody takes more, and reads nothing.
 func flood(c net.Conn) {
-	// Thousands of sockets with buffers of megabytes would put the whole machine's TCP under memory pressure.
+	// Thousands of sockets with buffers of megabytes would put the whole machine's TCP under memory pressure, and filling
+	// them takes half a minute.
 	if tcp, ok := c.(*net.TCPConn); ok {
 		_ = tcp.SetWriteBuffer(64 << 10)
+		_ = tcp.SetReadBuffer(64 << 10)
 	}
 	block := make([]byte, 16<<10)
 	for {

@@ -74,6 +74,7 @@ func run(args []string) error {
 func (s *stalled) fill(c net.Conn) {
 	// Thousands of sockets with buffers of megabytes would put the whole machine's TCP under memory pressure.
 	_ = c.(*net.TCPConn).SetWriteBuffer(64 << 10)
+	_ = c.(*net.TCPConn).SetReadBuffer(64 << 10)
 	block := make([]byte, 16<<10)
 	for {
 		n, err := c.Write(block)
