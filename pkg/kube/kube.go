@@ -67,17 +67,10 @@ type Pod struct {
 	Container                  string // the container that the target means
 	ContainerID                string // of its present run, without the runtime's prefix "containerd://"
 	Target                     string // as the developer wrote it, for messages
-	Addrs                      []netip.Addr
+	Addrs                      []netip.Addr  // the pod's
+	Nodes                      []netip.Addr  // its node's: where health probes come from
 	Volumes                    []wire.Volume // the container's mount points, by its spec
-	Probes                     []Probe       // of the container, its ports resolved
+	Probes                     []wire.Probe  // of the container, its ports resolved
 	Notices                    []string      // what the developer should know of the choice, one line each
 	Spec                       *corev1.Pod   // the object itself, for delivery; read only
-}
-
-// Probe is one health check that the node makes. Kind is "http", "grpc", "tcp" or "exec".
-type Probe struct {
-	Kind    string
-	Port    uint16 // 0 for exec
-	Path    string // http
-	Service string // grpc
 }

@@ -56,7 +56,7 @@ func describe(p *corev1.Pod, target config.Target, written string) (Pod, error) 
 			"pod %s is not ready: %s", p.Name, whyNot(p))
 	}
 	_, out.ContainerID, _ = strings.Cut(status.ContainerID, "://")
-	out.Addrs = addresses(p)
+	out.Addrs, out.Nodes = podAddresses(p), nodeAddresses(p)
 	out.Volumes = volumes(p, c)
 	out.Probes = probes(p, c)
 	return out, nil
@@ -203,17 +203,31 @@ func reason(who, word, message string) string {
 	return out
 }
 
-func addresses(p *corev1.Pod) []netip.Addr {
+// addresses reads addresses in the order given, each once; what is none is left out.
+func addresses(texts ...string) []netip.Addr {
 	var out []netip.Addr
-	for _, ip := range p.Status.PodIPs {
-		if a, err := netip.ParseAddr(ip.IP); err == nil {
+	for _, t := range texts {
+		if a, err := netip.ParseAddr(t); err == nil && !slices.Contains(out, a) {
 			out = append(out, a)
 		}
 	}
-	if a, err := netip.ParseAddr(p.Status.PodIP); err == nil && !slices.Contains(out, a) {
-		out = append(out, a)
-	}
 	return out
+}
+
+func podAddresses(p *corev1.Pod) []netip.Addr {
+	var texts []string
+	for _, ip := range p.Status.PodIPs {
+		texts = append(texts, ip.IP)
+	}
+	return addresses(append(texts, p.Status.PodIP)...)
+}
+
+func nodeAddresses(p *corev1.Pod) []netip.Addr {
+	var texts []string
+	for _, ip := range p.Status.HostIPs {
+		texts = append(texts, ip.IP)
+	}
+	return addresses(append(texts, p.Status.HostIP)...)
 }
 
 // volumes are the container's mount points. An emptyDir that no other container mounts is the program's own scratch
@@ -302,8 +316,8 @@ func items(v *corev1.Volume) []string {
 }
 
 // probes are the container's health checks that come to this pod, each once.
-func probes(p *corev1.Pod, c *corev1.Container) []Probe {
-	var out []Probe
+func probes(p *corev1.Pod, c *corev1.Container) []wire.Probe {
+	var out []wire.Probe
 	for _, probe := range []*corev1.Probe{c.StartupProbe, c.ReadinessProbe, c.LivenessProbe} {
 		if probe == nil {
 			continue
@@ -316,7 +330,7 @@ func probes(p *corev1.Pod, c *corev1.Container) []Probe {
 	return out
 }
 
-func resolveProbe(p *corev1.Pod, c *corev1.Container, probe *corev1.Probe) (Probe, bool) {
+func resolveProbe(p *corev1.Pod, c *corev1.Container, probe *corev1.Probe) (wire.Probe, bool) {
 	elsewhere := func(host string) bool {
 		return host != "" && host != p.Status.PodIP && host != "localhost" && host != "127.0.0.1"
 	}
@@ -327,20 +341,24 @@ func resolveProbe(p *corev1.Pod, c *corev1.Container, probe *corev1.Probe) (Prob
 		if !strings.HasPrefix(where, "/") {
 			where = "/" + where
 		}
-		return Probe{Kind: "http", Port: port, Path: where}, port != 0 && !elsewhere(probe.HTTPGet.Host)
+		kind := "http"
+		if probe.HTTPGet.Scheme == corev1.URISchemeHTTPS {
+			kind = "https"
+		}
+		return wire.Probe{Kind: kind, Port: port, Path: where}, port != 0 && !elsewhere(probe.HTTPGet.Host)
 	case probe.TCPSocket != nil:
 		port := portOf(c, probe.TCPSocket.Port)
-		return Probe{Kind: "tcp", Port: port}, port != 0 && !elsewhere(probe.TCPSocket.Host)
+		return wire.Probe{Kind: "tcp", Port: port}, port != 0 && !elsewhere(probe.TCPSocket.Host)
 	case probe.GRPC != nil:
 		service := ""
 		if probe.GRPC.Service != nil {
 			service = *probe.GRPC.Service
 		}
-		return Probe{Kind: "grpc", Port: uint16(probe.GRPC.Port), Service: service}, probe.GRPC.Port > 0
+		return wire.Probe{Kind: "grpc", Port: uint16(probe.GRPC.Port), Service: service}, probe.GRPC.Port > 0
 	case probe.Exec != nil:
-		return Probe{Kind: "exec"}, true
+		return wire.Probe{Kind: "exec"}, true
 	}
-	return Probe{}, false
+	return wire.Probe{}, false
 }
 
 // portOf resolves a port's name among those of the container; 0 where there is none.

@@ -1,0 +1,144 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stepin-dev/stepin/pkg/config"
+	"github.com/stepin-dev/stepin/pkg/fail"
+	"github.com/stepin-dev/stepin/pkg/kube"
+)
+
+// clusterFlags say which cluster; what they leave open a stepin.yaml says.
+type clusterFlags struct {
+	namespace, context, kubeconfig string
+}
+
+func (f *clusterFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVarP(&f.namespace, "namespace", "n", "", "the namespace; by default that of stepin.yaml, of the context, or default")
+	flags.StringVar(&f.context, "context", "", "the kubeconfig's context; by default its current one")
+	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "the kubeconfig; by default what KUBECONFIG lists, else ~/.kube/config")
+}
+
+// open opens the cluster that the flags mean, over the stepin.yaml upwards from the working directory.
+func (f *clusterFlags) open(cmd *cobra.Command, version string) (*kube.Cluster, error) {
+	o := kube.Options{
+		Namespace: f.namespace, Context: f.context, Kubeconfig: f.kubeconfig, Version: version, Log: logger(cmd.ErrOrStderr()),
+		Said: func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), "stepin: "+printable(line)) },
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return nil, fail.Wrap(fail.Internal, err, "start it in an existing directory", "the working directory is gone")
+	}
+	file, err := config.Load(dir)
+	if err != nil {
+		return nil, err
+	}
+	if file != nil {
+		l, err := config.Merge(file, []byte(`{"target": "label/any="}`)) // a target is not needed here, and every other check is
+		if err != nil {
+			return nil, err
+		}
+		o.Namespace, o.Context, o.Kubeconfig = or(o.Namespace, l.Namespace), or(o.Context, l.Context), or(o.Kubeconfig, l.Kubeconfig)
+	}
+	return kube.Open(o)
+}
+
+func or(first, second string) string {
+	if first != "" {
+		return first
+	}
+	return second
+}
+
+func targetsCommand(version string) *cobra.Command {
+	var f clusterFlags
+	var all bool
+	var output string
+	cmd := &cobra.Command{
+		Use:     "targets [-n NAMESPACE | -A] [-o json]",
+		Short:   "List what can be a target",
+		Example: "  stepin targets -n shop\n  stepin targets -A -o json",
+		Args:    exactly(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "table" && output != "json" {
+				return fail.New(fail.ConfigValue, "-o table or -o json", "-o %q does not exist", output)
+			}
+			if all && f.namespace != "" {
+				return fail.New(fail.ConfigValue, "leave out one of the two", "-A is all namespaces, -n %s is one", f.namespace)
+			}
+			c, err := f.open(cmd, version)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := untilSignal(cmd.Context())
+			defer cancel()
+			found, err := c.Targets(ctx, all)
+			if err != nil {
+				return err
+			}
+			if output == "json" {
+				return printJSON(cmd, found)
+			}
+			return printTargets(cmd, c.Namespace(), all, found)
+		},
+	}
+	f.add(cmd)
+	cmd.Flags().BoolVarP(&all, "all-namespaces", "A", false, "all namespaces")
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	return cmd
+}
+
+// printTargets prints a table. What may not be listed goes to standard error.
+func printTargets(cmd *cobra.Command, namespace string, all bool, found *kube.Listing) error {
+	for _, line := range found.Missing {
+		fmt.Fprintln(cmd.ErrOrStderr(), "stepin: "+printable(line))
+	}
+	if len(found.Items) == 0 {
+		where := "namespace " + namespace
+		if all {
+			where = "any namespace"
+		}
+		fmt.Fprintln(cmd.ErrOrStderr(), "stepin: there is nothing in "+where+" that can be a target")
+		return nil
+	}
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	head := "TARGET\tREADY\tCONTAINERS\tNOTE"
+	if all {
+		head = "NAMESPACE\t" + head
+	}
+	fmt.Fprintln(w, head)
+	for _, i := range found.Items {
+		row := fmt.Sprintf("%s\t%d/%d\t%s\t%s", i.Target, i.Ready, i.Of, names(i), i.Note)
+		if all {
+			row = i.Namespace + "\t" + row
+		}
+		fmt.Fprintln(w, cell(row))
+	}
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("cli: printing: %w", err)
+	}
+	return nil
+}
+
+// names are a target's containers, the one that is meant by default first.
+func names(i kube.Item) string {
+	out := []string{}
+	if i.Default != "" {
+		out = append(out, i.Default)
+	}
+	for _, c := range i.Containers {
+		if c != i.Default {
+			out = append(out, c)
+		}
+	}
+	return strings.Join(out, ",")
+}
+
+// cell keeps a cluster's own words on one line.
+func cell(row string) string { return strings.ReplaceAll(printable(row), "\n", " ") }
