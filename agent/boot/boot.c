@@ -1,11 +1,13 @@
 /*
  * boot [ARG...]
  *
- * Becomes the agent inside a container that has none: whatever image the container is of, this is one of the files that
- * the Job mounts at /stepin. It reads the parts beside it, /stepin/agent.0, agent.1 … until there is no next one (each
- * came in a ConfigMap of its own), which together are one LZ4 frame (`cat agent.* | lz4 -d` shows what is in it);
- * decodes that into a memfd and executes it in place: same pid, same arguments but for the name, same environment. Where
- * the node forbids to execute a memfd (vm.memfd_noexec, kernel 6.3) it is a file in /stepin-tmp, an emptyDir, that has
+ * Becomes the agent inside a container that has none. In a Job's container, whatever its image, this is one of the files
+ * mounted at /stepin, and it reads the others: /stepin/agent.0, agent.1 … until there is no next one (each came in a
+ * ConfigMap of its own), which together are one LZ4 frame (`cat agent.* | lz4 -d` shows what is in it). In an ephemeral
+ * container there is no /stepin: the frame follows in this program's own file, behind the program.
+ *
+ * It decodes the frame into a memfd and executes that in place: same pid, same arguments but for the name, same environment.
+ * Where the node forbids to execute a memfd (vm.memfd_noexec, kernel 6.3) it is a file in /stepin-tmp, an emptyDir, that has
  * lost its name before it runs.
  *
  * What goes wrong is one line on standard error, and exit status 1.
@@ -51,8 +53,8 @@ static __attribute__((noreturn)) void die(const char *what, const char *on, long
 	quit(1);
 }
 
-/* gather reads all parts, one after the other, and returns how many bytes they have. */
-static ulong gather(void)
+/* gather reads all parts, one after the other, and returns how many bytes they have; own is this program's file. */
+static ulong gather(const char *own)
 {
 	ulong used = 0;
 	for (ulong i = 0;; i++) {
@@ -61,6 +63,10 @@ static ulong gather(void)
 		long fd = SYS4(NR_openat, AT_FDCWD, path, O_CLOEXEC, 0), n;
 		if (fd == -ENOENT && i)
 			return used;
+		if (fd == -ENOENT && own) { /* the next round finds no agent.1 */
+			put(path, end, own);
+			fd = SYS4(NR_openat, AT_FDCWD, path, O_CLOEXEC, 0);
+		}
 		if (fd < 0)
 			die("opening ", path, -fd);
 		while ((n = SYS3(NR_read, fd, packed + used, sizeof packed - used)) > 0)
@@ -71,6 +77,20 @@ static ulong gather(void)
 			die("there is more than an agent takes: ", path, 0);
 		SYS1(NR_close, fd);
 	}
+}
+
+/* decode finds the frame in what was gathered: at its beginning, or behind a program. What only looks like one, such as the
+ * number in this program's own code, does not decode. */
+static long decode(ulong n)
+{
+	for (ulong at = 0; at + 4 <= n; at++) {
+		if (le32(packed + at) != 0x184D2204)
+			continue;
+		long size = lz4(packed + at, n - at, image, sizeof image);
+		if (size >= 0)
+			return size;
+	}
+	return -1;
 }
 
 static void fill(long fd, ulong size, const char *what)
@@ -107,7 +127,7 @@ void start(ulong *sp)
 	char **v = (char **)(sp + 1), **env = v + argc + 1;
 	if (!argc)
 		die("no arguments, not even a name", "", 0);
-	size = lz4(packed, gather(), image, sizeof image);
+	size = decode(gather(v[0]));
 	if (size < 0)
 		die("the agent's parts are damaged, or not all there", "", 0);
 	v[0] = "stepin-agent";

@@ -198,17 +198,30 @@ func TestBoot(t *testing.T) {
 	for _, test := range []struct {
 		name, exe string
 		flags     []string
+		behind    bool // the frame follows the program in its file
 	}{
-		{"memory", "/memfd:stepin-agent (deleted)", nil},
-		{"a node that forbids to execute memory", "/tmp/", []string{"-DSTEPIN_TEST_NOEXEC"}},
+		{"memory", "/memfd:stepin-agent (deleted)", nil, false},
+		{"a node that forbids to execute memory", "/tmp/", []string{"-DSTEPIN_TEST_NOEXEC"}, false},
+		{"one file", "/memfd:stepin-agent (deleted)", nil, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := t.TempDir()
 			if err := os.Mkdir(filepath.Join(dir, "tmp"), 0o700); err != nil {
 				t.Fatal(err)
 			}
-			writeParts(t, dir, frame, 12) // two digits, too
-			cmd := exec.Command(bootProgram(t, dir, test.flags...), "--pod", "kube/x", "")
+			program := bootProgram(t, dir, test.flags...)
+			if test.behind {
+				boot, err := os.ReadFile(program)
+				if err == nil {
+					err = os.WriteFile(program, append(boot, frame...), 0o700)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				writeParts(t, dir, frame, 12) // two digits, too
+			}
+			cmd := exec.Command(program, "--pod", "kube/x", "")
 			cmd.Env = []string{"A=1", "B="}
 			out, err := cmd.CombinedOutput()
 			var exit *exec.ExitError
@@ -240,7 +253,7 @@ func TestBootRefuses(t *testing.T) {
 		frame      []byte
 		flags      []string
 	}{
-		{"no parts", "opening %s/agent.0: errno 2", nil, nil},
+		{"no parts", "the agent's parts are damaged, or not all there", nil, nil}, // nor is there a frame behind the program
 		{"cut off", "the agent's parts are damaged, or not all there", frame[:len(frame)-5], nil},
 		{"not a program", "executing the agent from memory: errno 8", frame, nil},
 		{"nowhere to run", "this node forbids to execute from memory, and there is no %s/tmp/: errno 13", frame, []string{"-DSTEPIN_TEST_NOEXEC"}},
