@@ -1,0 +1,300 @@
+package kube
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/stepin-dev/stepin/pkg/fail"
+)
+
+// agentGone is ErrAgentGone with the cluster's own words.
+type agentGone struct{ words string }
+
+func (e agentGone) Error() string        { return e.words }
+func (e agentGone) Is(target error) bool { return target == ErrAgentGone }
+
+// Dial opens a stream to the agent. It waits for one that is starting, by trying: a port-forward works before the API
+// server says that the container runs. It ends early on what the pod's status and events say. Errors: ErrAgentGone (also
+// as a fail.Error with the cluster's words), fail.Error.
+//
+// The connection may still be tried again until the agent's first byte has come: nobody tells a client that the pod
+// refused before it reads (see Forward), so what was written until then is written again.
+func (a *Agent) Dial(ctx context.Context) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, agentWait)
+	defer cancel()
+	conn, err := a.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &patient{a: a, until: time.Now().Add(agentWait), conn: conn}, nil
+}
+
+// open makes one port-forward, as soon as there is something to forward to.
+func (a *Agent) open(ctx context.Context) (net.Conn, error) {
+	a.mu.Lock()
+	ready, w := a.ready, a.w
+	a.ready = nil
+	a.mu.Unlock()
+	if ready != nil {
+		return ready, nil
+	}
+	for {
+		pod, err := a.podName(ctx, w)
+		if err != nil {
+			return nil, err
+		}
+		conn, err := a.c.Forward(ctx, a.t.Namespace, pod, a.t.Port)
+		switch {
+		case err == nil:
+			return conn, nil
+		case errors.Is(err, ErrPodGone) && w == nil, errors.Is(err, ErrPodGone) && w.ephemeral:
+			return nil, a.gone("its pod does not exist any more")
+		case errors.Is(err, ErrPodGone), errors.Is(err, ErrNotYet): // a new pod may not have reached this API server
+		default:
+			return nil, err
+		}
+		if err := a.pause(ctx, w); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// podName waits until the Job's pod has one, and with an image to be pulled until the container has started: there is
+// nothing to try before, and pulling may take longer than the agent's hello is waited for.
+func (a *Agent) podName(ctx context.Context, w *watcher) (string, error) {
+	if w == nil {
+		return a.t.Pod, nil
+	}
+	for {
+		s := w.state()
+		if err := a.failure(s); err != nil {
+			return "", err
+		}
+		if s.pod != "" && (a.o.Config.Image == "" || s.up) {
+			a.mu.Lock()
+			a.t.Pod = s.pod
+			a.mu.Unlock()
+			return s.pod, nil
+		}
+		select {
+		case <-ctx.Done():
+			return "", a.late(ctx, s)
+		case <-s.change:
+		}
+	}
+}
+
+// pause waits a little, less if something has happened that ends the waiting.
+func (a *Agent) pause(ctx context.Context, w *watcher) error {
+	var s state
+	if w != nil {
+		s = w.state()
+		if err := a.failure(s); err != nil {
+			return err
+		}
+	}
+	select {
+	case <-ctx.Done():
+		return a.late(ctx, s)
+	case err := <-a.failed: // nil channel: never
+		return err
+	case <-s.change:
+		return nil
+	case <-time.After(pollEvery):
+		return nil
+	}
+}
+
+// failure is what the cluster has said already; nil if there is hope.
+func (a *Agent) failure(s state) error {
+	switch {
+	case s.words != "":
+		return a.gone(s.words)
+	case s.ended:
+		return a.gone("it ended without a word")
+	}
+	return nil
+}
+
+// gone is the end of this agent: a new one may be made.
+func (a *Agent) gone(words string) error {
+	if err := a.tickets.drop(a.key, a.Token()); err != nil {
+		a.c.log.Debug("kube: forgetting an agent", "err", err)
+	}
+	hint := "kubectl get events -n " + a.t.Namespace + " shows more"
+	if noShell(words) {
+		hint = "name an image that holds the agent by agent.image: `stepin agent image push` makes one"
+		words = "the target's image lacks what is needed to bring the agent in (sh, cat, chmod and a directory to write to): " + words
+	}
+	return fail.Wrap(fail.AgentStart, agentGone{words}, hint, "the agent for pod %s is not there", a.o.Pod.Name)
+}
+
+// late is a wait that took too long, or was ended by the user.
+func (a *Agent) late(ctx context.Context, s state) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return fmt.Errorf("kube: waiting for the agent: %w", ctx.Err())
+	}
+	why := s.latest
+	if why == "" {
+		why = "the cluster gives no reason; is the node " + a.o.Pod.Node + " up?"
+	}
+	return fail.New(fail.AgentStart, "kubectl get events -n "+a.t.Namespace+" shows more",
+		"the agent did not start within %v: %s", agentWait, why)
+}
+
+// answered ends the watching: from now on the session knows more than the API server.
+func (a *Agent) answered() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.w == nil {
+		return
+	}
+	a.w.stop()
+	a.w = nil
+	if err := a.tickets.save(a.key, a.t); err != nil {
+		a.c.log.Debug("kube: keeping the agent's ticket", "err", err)
+	}
+}
+
+// maxHello bounds what is kept to be written again, in bytes: a hello has some hundred.
+const maxHello = 64 << 10
+
+// patient is a connection that is opened anew until its first byte comes. One reader and one writer may use it at once.
+type patient struct {
+	a     *Agent
+	until time.Time
+
+	mu       sync.Mutex
+	conn     net.Conn
+	hello    bytes.Buffer // written so far; kept until heard
+	heard    bool
+	shut     bool
+	deadline [2]time.Time // of read and write
+}
+
+func (p *patient) current() (net.Conn, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.conn, p.heard
+}
+
+// Read returns what the agent says. Until it has said something, a refusal means that it does not listen yet.
+func (p *patient) Read(b []byte) (int, error) {
+	for {
+		conn, heard := p.current()
+		n, err := conn.Read(b)
+		if heard {
+			return n, err
+		}
+		if n > 0 {
+			p.mu.Lock()
+			p.heard, p.hello = true, bytes.Buffer{}
+			p.mu.Unlock()
+			p.a.answered()
+			return n, err
+		}
+		if !errors.Is(err, ErrNotYet) && !errors.Is(err, ErrPodGone) {
+			return n, err
+		}
+		if err := p.again(conn); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// again takes the place of a connection that was refused.
+func (p *patient) again(old net.Conn) error {
+	_ = old.Close()
+	ctx, cancel := context.WithDeadline(context.Background(), p.until)
+	defer cancel()
+	p.a.mu.Lock()
+	w := p.a.w
+	p.a.mu.Unlock()
+	if w == nil { // it has answered once, or runs since before us
+		return p.a.gone("nothing listens there any more")
+	}
+	if err := p.a.pause(ctx, w); err != nil {
+		return err
+	}
+	conn, err := p.a.open(ctx)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.shut {
+		_ = conn.Close()
+		return net.ErrClosed
+	}
+	p.conn = conn
+	_ = conn.SetReadDeadline(p.deadline[0])
+	_ = conn.SetWriteDeadline(p.deadline[1])
+	_, err = conn.Write(p.hello.Bytes())
+	if errors.Is(err, ErrNotYet) { // the next Read says so again
+		err = nil
+	}
+	return err
+}
+
+func (p *patient) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	conn := p.conn
+	if p.heard {
+		p.mu.Unlock()
+		return conn.Write(b)
+	}
+	defer p.mu.Unlock()
+	if p.hello.Len()+len(b) > maxHello {
+		return 0, fmt.Errorf("kube: %d bytes written before the agent has said anything", p.hello.Len()+len(b))
+	}
+	p.hello.Write(b)
+	n, err := conn.Write(b)
+	if errors.Is(err, ErrNotYet) || errors.Is(err, net.ErrClosed) && !p.shut { // again writes it
+		return len(b), nil
+	}
+	return n, err
+}
+
+// CloseWrite ends our direction.
+func (p *patient) CloseWrite() error {
+	conn, _ := p.current()
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+// Close ends the connection and the trying.
+func (p *patient) Close() error {
+	p.mu.Lock()
+	p.shut = true
+	conn := p.conn
+	p.mu.Unlock()
+	return conn.Close()
+}
+
+func (p *patient) LocalAddr() net.Addr  { return address("stepin") }
+func (p *patient) RemoteAddr() net.Addr { return address("agent") }
+
+func (p *patient) SetDeadline(t time.Time) error {
+	return errors.Join(p.SetReadDeadline(t), p.SetWriteDeadline(t))
+}
+
+func (p *patient) SetReadDeadline(t time.Time) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.deadline[0] = t
+	return p.conn.SetReadDeadline(t)
+}
+
+func (p *patient) SetWriteDeadline(t time.Time) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.deadline[1] = t
+	return p.conn.SetWriteDeadline(t)
+}

@@ -1,0 +1,407 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/stepin-dev/stepin/pkg/fail"
+)
+
+// defaultArch is taken where the node cannot be asked: nearly every node is of that kind, and one that is not says so when
+// it is to execute the first byte.
+const defaultArch = "amd64"
+
+// probed is what the first round trip has brought: everything that does not depend on anything else is asked at once.
+type probed struct {
+	answers [rungsCount]answer
+	exists  bool   // there is a Job for this pod
+	arch    string // of the node
+}
+
+// probe asks the API server, by dry runs, which rungs it admits. One round trip, all side by side.
+func (c *Cluster) probe(ctx context.Context, o jobOptions) (*probed, error) {
+	p := &probed{arch: defaultArch}
+	o.agent, o.parts = "dry-run", []string{"dry-run"}
+	if o.config.Image != "" {
+		o.agent, o.parts = o.config.Image, nil
+	}
+	var calls []func() error
+	if o.config.Mode != "ephemeral" {
+		job, err := agentJob(o)
+		if err != nil {
+			return nil, err
+		}
+		calls = append(calls, func() (err error) { p.answers[rungJob], p.exists, err = c.askJob(ctx, job); return err })
+	}
+	if o.config.Mode != "pod" {
+		_, n := runningEphemeral(o.pod.Spec)
+		for r := rungNet; r <= rungBare; r++ {
+			e, err := agentEphemeral(o, r, n)
+			if err != nil {
+				return nil, err
+			}
+			calls = append(calls, func() (err error) {
+				p.answers[r], err = c.judge(c.patchEphemeral(ctx, o.pod, e, true), "adding a container to pod "+o.pod.Name)
+				return err
+			})
+		}
+	}
+	if o.config.Image == "" {
+		calls = append(calls, func() error {
+			if node, err := c.client.CoreV1().Nodes().Get(ctx, o.pod.Node, metav1.GetOptions{}); err == nil && node.Status.NodeInfo.Architecture != "" {
+				p.arch = node.Status.NodeInfo.Architecture
+			}
+			return nil // without the right the architecture is a guess
+		})
+	}
+	return p, each(len(calls), func(i int) error { return calls[i]() })
+}
+
+// askJob asks about the Job, which a right is needed for, and about its pod, which policies look at. Where pods cannot be
+// asked about, the warnings on the Job are all there is before it is tried.
+func (c *Cluster) askJob(ctx context.Context, job *batchv1.Job) (a answer, exists bool, err error) {
+	dry := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
+	var ofJob, ofPod answer
+	var warned warnings
+	err = each(2, func(i int) (err error) {
+		if i == 0 {
+			client, err := c.hearing(&warned)
+			if err != nil {
+				return err
+			}
+			_, err = client.BatchV1().Jobs(job.Namespace).Create(ctx, job, dry)
+			if exists = apierrors.IsAlreadyExists(err); exists {
+				return nil
+			}
+			ofJob, err = c.judge(err, "creating the agent's Job")
+			return err
+		}
+		_, err = c.client.CoreV1().Pods(job.Namespace).Create(ctx, jobPod(job), dry)
+		ofPod, err = c.judge(err, "creating the agent's pod")
+		return err
+	})
+	switch {
+	case err != nil || exists:
+		return a, exists, err
+	case !ofJob.admitted:
+		return ofJob, false, nil
+	case !ofPod.admitted && ofPod.right == "":
+		return ofPod, false, nil
+	}
+	if words := warned.refusal(); words != "" && !ofPod.admitted {
+		return answer{policy: words}, false, nil
+	}
+	return answer{admitted: true}, false, nil
+}
+
+// warnings collects what the API server adds to an answer.
+type warnings struct {
+	mu   sync.Mutex
+	list []string
+}
+
+// HandleWarningHeaderWithContext is rest.WarningHandlerWithContext.
+func (w *warnings) HandleWarningHeaderWithContext(_ context.Context, _ int, _ string, text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.list = append(w.list, text)
+}
+
+// refusal is a warning that says the Job's pods will be refused (pod-security-admission, admission.go).
+func (w *warnings) refusal() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, text := range w.list {
+		if strings.HasPrefix(text, "would violate PodSecurity") {
+			return text
+		}
+	}
+	return ""
+}
+
+// listening is the same client, over the same connection, with an ear for warnings.
+func (c *Cluster) hearing(w *warnings) (kubernetes.Interface, error) {
+	rc := rest.CopyConfig(c.config)
+	rc.WarningHandlerWithContext = w
+	return kubernetes.NewForConfig(rc)
+}
+
+// judge makes an answer of what a dry run brought. An error that says nothing about admission is returned as one.
+func (c *Cluster) judge(err error, doing string) (answer, error) {
+	if err == nil {
+		return answer{admitted: true}, nil
+	}
+	if apierrors.IsForbidden(err) || policyWords(err) != "" {
+		var a answer
+		message := err.Error()
+		var status apierrors.APIStatus
+		if errors.As(err, &status) {
+			message = status.Status().Message
+		}
+		if a.right = missingRight(message); a.right == "" {
+			a.policy = firstNonEmpty(policyWords(err), message)
+		}
+		return a, nil
+	}
+	return answer{}, c.explain(err, "%s", doing)
+}
+
+// refusedBy finds the part of a refusal that a person can do something about, behind the name of what was refused:
+// `pods "x" is forbidden: violates PodSecurity …`, `admission webhook "x" denied the request: …`.
+var refusedBy = regexp.MustCompile(`(?s)^(?:\S+ "[^"]*" is forbidden: |\S+ is forbidden: )?(violates PodSecurity .*|exceeded quota: .*|failed quota: .*|admission webhook "[^"]*" denied the request.*|ValidatingAdmissionPolicy .*|.*denied request: .*)$`)
+
+// policyWords are what a policy, a webhook or a quota says of a refusal; "" for any other error.
+func policyWords(err error) string {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		return ""
+	}
+	message := status.Status().Message
+	if m := refusedBy.FindStringSubmatch(message); m != nil {
+		return m[1]
+	}
+	switch code := status.Status().Code; {
+	case code == 403 && missingRight(message) == "", code == 422:
+		return message
+	}
+	return ""
+}
+
+func firstNonEmpty(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// makeJob sends the agent and starts it. Two round trips, one after the other: the ConfigMaps, all at once, and the Job;
+// the watch that brings the pod's name is beside the latter.
+func (a *Agent) makeJob(ctx context.Context, o jobOptions, arch string) error {
+	namespace := agentNamespace(o.config, o.pod)
+	a.made.namespace, a.t.Namespace, a.t.Container = namespace, namespace, agentContainer
+	o.agent = o.config.Image
+	if o.config.Image == "" {
+		u, err := a.parts(arch)
+		if err != nil {
+			return err
+		}
+		o.agent, o.parts, o.arch = u.hash, u.names, arch
+		a.made.upload = u
+		a.o.Progress("sending the agent")
+		if _, err := a.c.send(ctx, namespace, u); err != nil {
+			return a.c.explain(err, "sending the agent to namespace %s", namespace)
+		}
+	}
+	job, err := agentJob(o)
+	if err != nil {
+		return err
+	}
+	a.o.Progress("starting the agent")
+	w := a.c.newWatcher(ctx, namespace, agentContainer, false)
+	w.watchJob(job.Name, o.pod.UID)
+	a.w = w
+	created, err := a.c.client.BatchV1().Jobs(namespace).Create(ctx, job, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) { // another session was faster
+		w.stop()
+		a.w = nil
+		return a.joinJob(ctx)
+	}
+	if err != nil {
+		if words := policyWords(err); words != "" {
+			return fail.New(fail.AgentStart, "ask the cluster's owner", "the agent's Job is refused: %s", words)
+		}
+		return a.c.explain(err, "creating the agent's Job")
+	}
+	a.made.job = created.Name
+	w.found(created.UID)
+	go a.c.settle(context.WithoutCancel(ctx), created, a.made.upload)
+	return nil
+}
+
+// settle does what the start need not wait for: the Job becomes the owner of its ConfigMaps, and what killed sessions have
+// left behind goes.
+func (c *Cluster) settle(ctx context.Context, job *batchv1.Job, u *upload) {
+	ctx, cancel := context.WithTimeout(ctx, tidyWait)
+	defer cancel()
+	if u != nil {
+		if err := c.adopt(ctx, job, u); err != nil {
+			c.log.Debug("kube: owning the agent's ConfigMaps", "err", err)
+		}
+	}
+	if err := c.sweep(ctx, job.Namespace, job.CreationTimestamp.Time); err != nil {
+		c.log.Debug("kube: sweeping", "err", err)
+	}
+}
+
+// joinJob joins the agent that another session, or an earlier one, has started; one that is at its end is waited out
+// and replaced.
+func (a *Agent) joinJob(ctx context.Context) error {
+	namespace := agentNamespace(a.o.Config, a.o.Pod)
+	jobs := a.c.client.BatchV1().Jobs(namespace)
+	var job *batchv1.Job
+	var pods *corev1.PodList
+	err := each(2, func(i int) (err error) {
+		if i == 0 {
+			job, err = jobs.Get(ctx, agentName(a.o.Pod.UID), metav1.GetOptions{})
+		} else {
+			pods, err = a.c.client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: labelPod + "=" + a.o.Pod.UID + "," + labelManager + "=" + ourName})
+		}
+		return err
+	})
+	if apierrors.IsNotFound(err) {
+		return a.cold(ctx)
+	}
+	if err != nil {
+		return a.c.explain(err, "looking at the pod's agent")
+	}
+	if finished(job) {
+		if err := a.outlive(ctx, job); err != nil {
+			return err
+		}
+		return a.cold(ctx)
+	}
+	if err := a.trusted(job); err != nil {
+		return err
+	}
+	a.rung, a.says = rungJob, rungJob.says()
+	a.t = ticket{Namespace: namespace, Container: agentContainer, Target: a.o.Pod.Container,
+		Port: listening(job.Spec.Template.Spec.Containers[0].Args), Rung: rungJob.String()}
+	w := a.c.newWatcher(ctx, namespace, agentContainer, false)
+	w.watchJob(job.Name, a.o.Pod.UID)
+	w.found(job.UID)
+	a.w = w
+	for i := range pods.Items {
+		if controller(pods.Items[i].OwnerReferences).UID == job.UID {
+			a.t.Pod = pods.Items[i].Name
+		}
+	}
+	if a.t.Pod == "" {
+		if a.t.Pod, err = a.podName(ctx, w); err != nil {
+			return err
+		}
+	}
+	return a.askToken(ctx, a.joinCommand(false))
+}
+
+// finished says that a Job's pod has ended or is ending.
+func finished(job *batchv1.Job) bool {
+	if job.DeletionTimestamp != nil || job.Status.Failed > 0 || job.Status.Succeeded > 0 {
+		return true
+	}
+	for _, c := range job.Status.Conditions {
+		if (c.Type == batchv1.JobComplete || c.Type == batchv1.JobFailed || c.Type == batchv1.JobFailureTarget || c.Type == batchv1.JobSuccessCriteriaMet) && c.Status == corev1.ConditionTrue {
+			return true
+		}
+	}
+	return false
+}
+
+// trusted checks that what runs under the name of our Job is the agent that we would have started: on the target's node,
+// for that very pod and container, and of our own bytes. A token is only ever got from such a one.
+func (a *Agent) trusted(job *batchv1.Job) error {
+	who := job.Annotations[noteWho]
+	refuse := func(what string) error {
+		return fail.New(fail.AgentRefused, "wait until it is gone, or ask "+firstNonEmpty(who, "whoever has started it"),
+			"the pod has an agent already, which %s (started by %s at %s)", what, firstNonEmpty(who, "somebody"), job.CreationTimestamp.Format(time.TimeOnly))
+	}
+	spec := job.Spec.Template.Spec
+	if len(spec.Containers) != 1 || listening(spec.Containers[0].Args) == 0 {
+		return refuse("is none of stepin's")
+	}
+	c := spec.Containers[0]
+	if its := job.Labels[labelContainer]; its != a.o.Pod.Container {
+		return otherContainer(its, a.o.Pod.Container)
+	}
+	if job.Labels[labelPod] != a.o.Pod.UID || spec.NodeName != a.o.Pod.Node || !strings.HasPrefix(argument(c.Args, "--pod"), "kube/"+a.o.Pod.UID+"/") {
+		return refuse("is for another pod")
+	}
+	if a.o.Config.Image != "" {
+		if c.Image != a.o.Config.Image {
+			return refuse("is of the image " + c.Image + " and not " + a.o.Config.Image)
+		}
+		return nil
+	}
+	for _, arch := range []string{"amd64", "arm64"} { // the node knows which; either is ours
+		if u, err := a.parts(arch); err == nil && mounts(spec, u.names) && len(c.Command) == 1 && c.Command[0] == bootPath {
+			return nil
+		}
+	}
+	return refuse("is another version of stepin's")
+}
+
+// mounts says that what a pod executes are these ConfigMaps and nothing else.
+func mounts(spec corev1.PodSpec, names []string) bool {
+	for _, v := range spec.Volumes {
+		if v.Projected == nil {
+			continue
+		}
+		if len(v.Projected.Sources) != len(names) {
+			return false
+		}
+		for i, s := range v.Projected.Sources {
+			if s.ConfigMap == nil || s.ConfigMap.Name != names[i] {
+				return false
+			}
+		}
+		return true
+	}
+	return false
+}
+
+// argument is the value behind a flag.
+func argument(args []string, flag string) string {
+	for i, a := range args {
+		if a == flag && i+1 < len(args) {
+			return args[i+1]
+		}
+	}
+	return ""
+}
+
+// outlive removes a Job that is at its end and waits until it is gone.
+func (a *Agent) outlive(ctx context.Context, job *batchv1.Job) error {
+	a.o.Progress("waiting for the end of the pod's former agent")
+	if err := a.c.removeJob(ctx, job.Namespace, job.Name); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, goneWait)
+	defer cancel()
+	for {
+		now, err := a.c.client.BatchV1().Jobs(job.Namespace).Get(ctx, job.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) || err == nil && now.UID != job.UID {
+			return nil
+		}
+		if err != nil && ctx.Err() == nil {
+			return a.c.explain(err, "waiting for the end of the pod's former agent")
+		}
+		select {
+		case <-ctx.Done():
+			return fail.New(fail.AgentStart, "kubectl delete job -n "+job.Namespace+" "+job.Name, "the pod's former agent is still ending after %v", goneWait)
+		case <-time.After(4 * pollEvery):
+		}
+	}
+}
+
+// removeJob deletes a Job and its pod.
+func (c *Cluster) removeJob(ctx context.Context, namespace, name string) error {
+	background := metav1.DeletePropagationBackground
+	err := c.client.BatchV1().Jobs(namespace).Delete(ctx, name, metav1.DeleteOptions{PropagationPolicy: &background})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return c.explain(err, "removing the agent's Job")
+	}
+	return nil
+}

@@ -1,0 +1,131 @@
+package kube
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/stepin-dev/stepin/pkg/fail"
+)
+
+// rung is a way for the agent to be with the pod. The first that the cluster admits is taken.
+type rung int
+
+const (
+	rungJob    rung = iota // a pod of its own on the target's node
+	rungNet                // a container in the target's pod that may change its network
+	rungPlain              // one with what the runtime gives to any container
+	rungBare               // one with nothing
+	rungsCount             // how many there are
+)
+
+// rungTable is the one place that says what each rung can do: the start message, doctor and docs/cluster.md read it.
+// Each cell was measured on a real cluster.
+var rungTable = [rungsCount]struct {
+	name    string // in tickets and reports; stable
+	title   string // in sentences: "the agent as …"
+	steals  bool   // takes requests
+	mirrors bool   // can copy them
+	needs   string // what the namespace must admit
+	lacks   []string
+}{
+	rungJob: {name: "pod", title: "a pod on the node", steals: true, mirrors: true,
+		needs: "pods with hostPID and the capabilities of docs/cluster.md (PodSecurity privileged)"},
+	rungNet: {name: "ephemeral with NET_ADMIN and BPF", title: "an ephemeral container with NET_ADMIN and BPF", steals: true, mirrors: true,
+		needs: "ephemeral containers that add NET_ADMIN, BPF and SYS_PTRACE (PodSecurity privileged)",
+		lacks: []string{staysListed}},
+	rungPlain: {name: "ephemeral", title: "an ephemeral container with the default capabilities", mirrors: true,
+		needs: "ephemeral containers that run as root (PodSecurity baseline)",
+		lacks: []string{noSteal, staysListed}},
+	rungBare: {name: "ephemeral without capabilities", title: "an ephemeral container without capabilities",
+		needs: "ephemeral containers (PodSecurity restricted)",
+		lacks: []string{noSteal, ownFiles, staysListed}},
+}
+
+const (
+	worksAlways = "variables, files, names, outgoing connections and the host name are the pod's"
+	noSteal     = "requests stay with the pod: to take them the agent needs NET_ADMIN and BPF, which this namespace does not admit"
+	ownFiles    = "files that only another user of the pod may read cannot be read"
+	staysListed = "the agent's entry stays in the pod's list of ephemeral containers after its end; Kubernetes cannot remove it"
+)
+
+func (r rung) String() string { return rungTable[r].name }
+
+// says is the start message: what works on this rung, and what does not.
+func (r rung) says() []string {
+	works := worksAlways
+	if rungTable[r].steals {
+		works = "requests, " + works
+	}
+	return append([]string{fmt.Sprintf("the agent is %s: %s", rungTable[r].title, works)}, rungTable[r].lacks...)
+}
+
+// rungByName finds a rung that a ticket names.
+func rungByName(name string) (rung, bool) {
+	for r := range rungsCount {
+		if rungTable[r].name == name {
+			return r, true
+		}
+	}
+	return 0, false
+}
+
+// answer is what the API server said when it was asked, by a dry run, about one rung.
+type answer struct {
+	admitted bool
+	right    string // the missing right, "create jobs.batch in namespace shop"
+	policy   string // or the words of the policy, quota or webhook that refuses
+}
+
+func (a answer) why() string {
+	switch {
+	case a.right != "":
+		return "the right to " + a.right + " is missing"
+	case a.policy != "":
+		return a.policy
+	}
+	return "it was refused without a word"
+}
+
+// wish is what the configuration says about the ladder.
+type wish struct {
+	mode  string // auto, pod, ephemeral
+	steal bool   // the user wrote that he wants the requests
+}
+
+// decide takes the first rung that is admitted and that mode allows. notices name each that was refused before it. An
+// admitted rung that cannot do what the user asked for is an error which says what would be needed.
+func decide(w wish, answers [rungsCount]answer) (chosen rung, notices []string, err error) {
+	first, last := rungJob, rungBare
+	switch w.mode {
+	case "pod":
+		last = rungJob
+	case "ephemeral":
+		first = rungNet
+	}
+	var refused []string
+	for r := first; r <= last; r++ {
+		if !answers[r].admitted {
+			refused = append(refused, fmt.Sprintf("the agent as %s is refused: %s", rungTable[r].title, answers[r].why()))
+			continue
+		}
+		if w.steal && !rungTable[r].steals {
+			return 0, nil, fail.New(fail.ClusterForbidden,
+				`ask the cluster's owner for one of these, or write "incoming": {"mode": "off"}: stepin doctor -t TARGET lists what is missing`,
+				"requests cannot be taken here: %s admits no more than %s; %s", "the cluster", rungTable[r].title, strings.Join(refused, "; "))
+		}
+		for i := range refused {
+			next := rungTable[min(first+rung(i)+1, r)].title
+			refused[i] += "; next: " + next
+		}
+		return r, refused, nil
+	}
+	code := fail.AgentStart
+	if answers[last].right != "" {
+		code = fail.ClusterForbidden
+	}
+	hint := "ask the cluster's owner; stepin doctor -t TARGET lists what is missing"
+	if w.mode == "pod" || w.mode == "ephemeral" {
+		hint = `"agent": {"mode": "auto"} tries the other ways, too; ` + hint
+	}
+	return 0, nil, fail.New(code, hint, "the agent cannot be brought to the pod: %s", strings.Join(refused, "; "))
+}

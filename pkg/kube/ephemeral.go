@@ -1,0 +1,171 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/remotecommand"
+)
+
+// netCapabilities are what an ephemeral agent needs beyond the runtime's own to take requests (reference: measured with
+// seccomp unconfined and RuntimeDefault).
+var netCapabilities = []corev1.Capability{"BPF", "NET_ADMIN", "NET_RAW", "SYS_PTRACE"}
+
+// Without an image of ours the agent comes through the container's standard input, in an image that is the target's own:
+// it must have sh, cat and chmod, and a directory that may be written to and executed from. The scripts look for one
+// in the same places. What is written is gone with the ephemeral container: its file system is its own.
+const (
+	placesScript = `for d in /tmp /var/tmp /dev/shm /run "$HOME" ""; do f=$d/.stepin-agent; `
+	arriveScript = placesScript +
+		`(printf '#!/bin/sh\nexit 0\n' >"$f" && chmod 700 "$f" && "$f") 2>/dev/null && break; f=; done; ` +
+		`if [ -z "$f" ]; then echo "no directory of this image may be written to and executed from" >&2; exit 1; fi; ` +
+		`cat >"$f" && exec "$f" "$@"`
+	joinScript = placesScript + `[ -x "$f" ] && exec "$f" "$@"; done; echo "the agent's file is gone" >&2; exit 1`
+)
+
+// agentEphemeral is the container of a rung. n counts those of ours that the pod has had: a name cannot be used twice,
+// and two sessions that start at once take the same one, so that the second is refused.
+func agentEphemeral(o jobOptions, r rung, n int) (*corev1.EphemeralContainer, error) {
+	image, err := targetImage(o.pod)
+	if err != nil {
+		return nil, err
+	}
+	yes, no, root := true, false, int64(0)
+	secure := &corev1.SecurityContext{}
+	switch r {
+	case rungNet:
+		secure.RunAsUser, secure.RunAsGroup, secure.RunAsNonRoot = &root, &root, &no
+		secure.Capabilities = &corev1.Capabilities{Add: netCapabilities}
+		secure.SeccompProfile = &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeUnconfined}
+	case rungPlain:
+		secure.RunAsUser, secure.RunAsGroup, secure.RunAsNonRoot = &root, &root, &no
+	default:
+		// The target's own user: where its container names none, the image does, and it is the same image unless ours is
+		// used, which has none; then the kubelet refuses in words.
+		secure.RunAsUser, secure.RunAsGroup = targetUser(o.pod)
+		secure.RunAsNonRoot, secure.AllowPrivilegeEscalation = &yes, &no
+		secure.Capabilities = &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}
+		secure.SeccompProfile = &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}
+	}
+	c := &corev1.EphemeralContainer{
+		TargetContainerName: o.pod.Container,
+		EphemeralContainerCommon: corev1.EphemeralContainerCommon{
+			Name:            ephemeralName(n),
+			Image:           o.config.Image,
+			Command:         []string{ownEntry},
+			Args:            agentArgs(o, true),
+			ImagePullPolicy: corev1.PullIfNotPresent,
+			SecurityContext: secure, TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
+		},
+	}
+	if o.config.Image == "" {
+		c.Image, c.Command = image, []string{"sh", "-c", arriveScript, "stepin-agent"}
+		c.Stdin, c.StdinOnce = true, true
+	}
+	return c, nil
+}
+
+func ephemeralName(n int) string { return agentContainer + "-" + strconv.Itoa(n) }
+
+// targetUser is the user and group that the pod's spec gives the target, nil where it gives none.
+func targetUser(pod Pod) (user, group *int64) {
+	if p := pod.Spec.Spec.SecurityContext; p != nil {
+		user, group = p.RunAsUser, p.RunAsGroup
+	}
+	for _, c := range pod.Spec.Spec.Containers {
+		if c.Name == pod.Container && c.SecurityContext != nil {
+			if c.SecurityContext.RunAsUser != nil {
+				user = c.SecurityContext.RunAsUser
+			}
+			if c.SecurityContext.RunAsGroup != nil {
+				group = c.SecurityContext.RunAsGroup
+			}
+		}
+	}
+	return user, group
+}
+
+// patchEphemeral adds the container to the pod, or asks whether it might be.
+func (c *Cluster) patchEphemeral(ctx context.Context, pod Pod, container *corev1.EphemeralContainer, dry bool) error {
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"ephemeralContainers": []any{container}}})
+	if err != nil {
+		return fmt.Errorf("kube: adding the agent to the pod: %w", err)
+	}
+	o := metav1.PatchOptions{}
+	if dry {
+		o.DryRun = []string{metav1.DryRunAll}
+	}
+	_, err = c.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, o, "ephemeralcontainers")
+	return err
+}
+
+// runningEphemeral finds a running agent among the pod's ephemeral containers, and counts those that there have been.
+func runningEphemeral(p *corev1.Pod) (running *corev1.EphemeralContainer, count int) {
+	for i := range p.Spec.EphemeralContainers {
+		e := &p.Spec.EphemeralContainers[i]
+		if !strings.HasPrefix(e.Name, agentContainer+"-") {
+			continue
+		}
+		count++
+		for _, s := range p.Status.EphemeralContainerStatuses {
+			if s.Name == e.Name && s.State.Terminated == nil {
+				running = e
+			}
+		}
+	}
+	return running, count
+}
+
+// arrive sends the agent to the standard input of its container, as soon as that runs. It returns when all is sent and the
+// other side has ended the stream or ctx ends; what was sent in between is what counts.
+func (c *Cluster) arrive(ctx context.Context, pod Pod, container string, content func() io.Reader) error {
+	where := c.client.CoreV1().RESTClient().Post().Resource("pods").Namespace(pod.Namespace).Name(pod.Name).SubResource("attach").
+		VersionedParams(&corev1.PodAttachOptions{Container: container, Stdin: true}, scheme.ParameterCodec).URL()
+	first, err := remotecommand.NewWebSocketExecutor(c.config, "GET", where.String())
+	if err != nil {
+		return fmt.Errorf("kube: sending the agent: %w", err)
+	}
+	second, err := remotecommand.NewSPDYExecutor(c.config, "POST", where)
+	if err != nil {
+		return fmt.Errorf("kube: sending the agent: %w", err)
+	}
+	for {
+		e := first
+		if c.spdyOnly.Load() {
+			e = second
+		}
+		err := e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: content()})
+		if err != nil && e == first && refusedUpgrade(err) {
+			err = second.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: content()})
+		}
+		var status apierrors.APIStatus
+		if err == nil || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if !errors.As(upgradeError(err), &status) || apierrors.IsForbidden(err) || status.Status().Code == 404 {
+			return c.explain(upgradeError(err), "sending the agent to pod %s", pod.Name)
+		}
+		select { // the container does not run yet (400 or 500, by the API server's version)
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pollEvery):
+		}
+	}
+}
+
+// noShell says that a container could not be started for want of what the target's image does not have.
+func noShell(words string) bool {
+	return strings.Contains(words, `"sh": executable file not found`) || strings.Contains(words, "no directory of this image") ||
+		strings.Contains(words, "cat: not found") || strings.Contains(words, "chmod: not found")
+}

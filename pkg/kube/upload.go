@@ -1,0 +1,182 @@
+package kube
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/metadata"
+)
+
+const (
+	// maxPart bounds the binaryData of one ConfigMap in bytes: the API server takes 1 MiB, and the first part shares it
+	// with boot.
+	maxPart = 1_000_000
+	// orphanAge is how old a ConfigMap without an owner must be before another session removes it: the session that made
+	// it puts the Job in place within seconds.
+	orphanAge = 2 * time.Minute
+	// sweepLimit bounds how many are looked at in one session.
+	sweepLimit = 500
+)
+
+// upload is the agent on its way: what is put into ConfigMaps, and by which hash it is known.
+type upload struct {
+	hash  string // of boot and all parts, 32 hex digits
+	names []string
+	data  []map[string][]byte
+}
+
+// newUpload cuts the agent into parts. The names come from the content: who uses the same stepin shares them, and what is
+// found under such a name is what it says, since it is immutable and the API server keeps it.
+func newUpload(boot, frame []byte) *upload {
+	sum := sha256.New()
+	sum.Write(boot)
+	sum.Write(frame)
+	u := &upload{hash: hex.EncodeToString(sum.Sum(nil)[:16])}
+	for i := 0; i == 0 || len(frame) > 0; i++ {
+		part := map[string][]byte{}
+		room := maxPart
+		if i == 0 {
+			part["boot"] = boot
+			room -= len(boot)
+		}
+		n := min(room, len(frame))
+		part["agent."+strconv.Itoa(i)], frame = frame[:n], frame[n:]
+		u.names = append(u.names, fmt.Sprintf("stepin-%s-%d", u.hash, i))
+		u.data = append(u.data, part)
+	}
+	return u
+}
+
+func (u *upload) configMap(i int, namespace string, owner *batchv1.Job) *corev1.ConfigMap {
+	yes := true
+	m := &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Name: u.names[i], Namespace: namespace,
+			Labels: map[string]string{labelName: ourName, labelManager: ourName}},
+		BinaryData: u.data[i],
+		Immutable:  &yes,
+	}
+	if owner != nil {
+		m.OwnerReferences = []metav1.OwnerReference{ownedBy(owner)}
+	}
+	return m
+}
+
+// ownedBy makes what bears it go with the Job. Without blockOwnerDeletion, which some clusters want a further right for.
+func ownedBy(job *batchv1.Job) metav1.OwnerReference {
+	return metav1.OwnerReference{APIVersion: "batch/v1", Kind: "Job", Name: job.Name, UID: job.UID}
+}
+
+// send creates the ConfigMaps, all at once. Those that exist are the same. It returns the API server's own time.
+//
+// They come before the Job, and so without an owner: kubelet looks for a pod's volumes the moment it sees the pod, and
+// tries again only after half a second and more, so a Job before its ConfigMaps would start slower. An owner must exist
+// before it can own, so adopt comes after the Job; what a session that died in between leaves is swept by the next.
+func (c *Cluster) send(ctx context.Context, namespace string, u *upload) (now time.Time, err error) {
+	var mu sync.Mutex
+	err = each(len(u.names), func(i int) error {
+		made, err := c.client.CoreV1().ConfigMaps(namespace).Create(ctx, u.configMap(i, namespace, nil), metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) {
+			return nil
+		}
+		if err == nil {
+			mu.Lock()
+			defer mu.Unlock()
+			now = made.CreationTimestamp.Time
+		}
+		return err
+	})
+	return now, err
+}
+
+// adopt makes the Job an owner of each ConfigMap, beside others' Jobs that use it: it goes with the last of them. One that
+// went with its last owner just now is made again, before kubelet asks a second time.
+func (c *Cluster) adopt(ctx context.Context, job *batchv1.Job, u *upload) error {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"ownerReferences": []metav1.OwnerReference{ownedBy(job)}}})
+	if err != nil {
+		return fmt.Errorf("kube: owning the agent's ConfigMaps: %w", err)
+	}
+	maps := c.client.CoreV1().ConfigMaps(job.Namespace)
+	return each(len(u.names), func(i int) error {
+		// A strategic merge adds to the list, by UID.
+		_, err := maps.Patch(ctx, u.names[i], types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+		if apierrors.IsNotFound(err) {
+			_, err = maps.Create(ctx, u.configMap(i, job.Namespace, job), metav1.CreateOptions{})
+		}
+		return err
+	})
+}
+
+// abandon removes the ConfigMaps that nobody owns, after a start that failed.
+func (c *Cluster) abandon(ctx context.Context, namespace string, u *upload) error {
+	maps := c.client.CoreV1().ConfigMaps(namespace)
+	return each(len(u.names), func(i int) error {
+		m, err := maps.Get(ctx, u.names[i], metav1.GetOptions{})
+		if err == nil && len(m.OwnerReferences) == 0 {
+			err = maps.Delete(ctx, m.Name, unchanged(m.UID, m.ResourceVersion))
+		}
+		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+			return nil
+		}
+		return err
+	})
+}
+
+// unchanged deletes only what nobody has changed since it was looked at: somebody's Job may just have become its owner.
+func unchanged(uid types.UID, version string) metav1.DeleteOptions {
+	return metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &version}}
+}
+
+// sweep removes ConfigMaps of ours that have no owner and are older than orphanAge by the API server's own clock: of
+// sessions that were killed before their Job was there. It reads names and dates only, not a megabyte each.
+func (c *Cluster) sweep(ctx context.Context, namespace string, now time.Time) error {
+	client, err := metadata.NewForConfig(c.config)
+	if err != nil {
+		return fmt.Errorf("kube: sweeping: %w", err)
+	}
+	maps := client.Resource(corev1.SchemeGroupVersion.WithResource("configmaps")).Namespace(namespace)
+	list, err := maps.List(ctx, metav1.ListOptions{LabelSelector: labelManager + "=" + ourName, Limit: sweepLimit})
+	if err != nil {
+		return fmt.Errorf("kube: sweeping: %w", err)
+	}
+	var old []*metav1.PartialObjectMetadata
+	for i := range list.Items {
+		m := &list.Items[i]
+		if len(m.OwnerReferences) == 0 && now.Sub(m.CreationTimestamp.Time) > orphanAge {
+			old = append(old, m)
+		}
+	}
+	return each(len(old), func(i int) error {
+		err := maps.Delete(ctx, old[i].Name, unchanged(old[i].UID, old[i].ResourceVersion))
+		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+			return nil
+		}
+		return err
+	})
+}
+
+// each calls f for 0 to n-1 at once and returns the first error.
+func each(n int, f func(i int) error) error {
+	errs := make([]error, n)
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() { errs[i] = f(i) })
+	}
+	all.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
