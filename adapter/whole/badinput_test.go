@@ -315,7 +315,7 @@ func notYet(t *testing.T, b *bench) {
 	good := module(t, map[string]string{"main.go": "package main\n\nfunc main() {}\n"})
 	for _, later := range []string{
 		`{"incoming": {"mode": "mirror"}}`, `{"incoming": {"filter": {"header": "x-user: me"}}}`, `{"incoming": {"whilePaused": "pod"}}`,
-		`{"request": "attach"}`, `{"frontEnd": "preload"}`, `{"files": {"mode": "write"}}`, `{"agent": {"image": "x"}}`,
+		`{"request": "attach"}`, `{"frontEnd": "preload"}`, `{"files": {"mode": "write"}}`,
 		`{"debugger": {"type": "python", "program": "x.py"}}`, `{"debugger": {"type": "node"}}`, `{"debugger": {"type": "lldb"}}`, `{"debugger": {"type": "none"}}`,
 		`{"target": "rollout/orders"}`, `{"target": "none"}`,
 	} {
