@@ -115,7 +115,10 @@ func (c *Cluster) unreachable(err error) error {
 		return fail.New(fail.ClusterProxy, "put user and password into the proxy's address: http://USER:PASSWORD@HOST:PORT",
 			"the proxy%s on the way to the cluster wants a login (407)", c.proxy())
 	}
-	if strings.Contains(text, "proxyconnect") || strings.Contains(text, "CONNECT request to") || strings.Contains(text, "socks connect") {
+	var op *net.OpError
+	var dns *net.DNSError
+	dialled := errors.As(err, &dns) || errors.As(err, &op) && op.Op == "dial" // with a proxy nobody else is dialled
+	if dialled && c.proxy() != "" || strings.Contains(text, "proxyconnect") || strings.Contains(text, "CONNECT request to") || strings.Contains(text, "socks connect") {
 		return fail.New(fail.ClusterProxy, "see proxy-url in the kubeconfig, HTTPS_PROXY and NO_PROXY",
 			"the proxy%s on the way to the cluster failed: %s", c.proxy(), cause(err))
 	}
@@ -127,8 +130,6 @@ func (c *Cluster) unreachable(err error) error {
 			"the certificate of the cluster %s is not trusted: %s", c.config.Host, cause(err))
 	}
 	hint := "is the VPN up, and the cluster running? kubectl --context " + c.contextName + " get pods must work"
-	var op *net.OpError
-	var dns *net.DNSError
 	switch {
 	case errors.As(err, &dns):
 		return fail.New(fail.ClusterUnreachable, hint, "the cluster %s cannot be reached: its name cannot be resolved", c.config.Host)

@@ -49,6 +49,9 @@ func (c *Cluster) Exec(ctx context.Context, namespace, pod, container string, co
 	run := func(e remotecommand.Executor) ([]byte, error) {
 		out, said := &limited{}, &limited{}
 		err := e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: out, Stderr: said})
+		if c.plugin != nil && apierrors.IsUnauthorized(upgradeError(err)) {
+			err = e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: out, Stderr: said}) // with a new token
+		}
 		var exit utilexec.ExitError
 		if errors.As(err, &exit) && exit.Exited() {
 			err = &ExitError{Status: exit.ExitStatus(), Stderr: strings.TrimSpace(said.String())}

@@ -41,6 +41,9 @@ func (c *Cluster) Forward(ctx context.Context, namespace, pod string, port uint1
 	defer cancel()
 	where := c.client.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pod).SubResource("portforward").URL()
 	conn, err := c.forward(ctx, where, port)
+	if c.plugin != nil && apierrors.IsUnauthorized(err) {
+		conn, err = c.forward(ctx, where, port) // with the new token that the 401 has made the plugin fetch
+	}
 	if err == nil {
 		return conn, nil
 	}

@@ -64,9 +64,9 @@ func (c *Cluster) Server() string { return c.config.Host }
 // Pod is what a session and the agent's delivery need to know of one pod. It is a snapshot.
 type Pod struct {
 	Namespace, Name, UID, Node string
-	Container                  string // the container that the target means
-	ContainerID                string // of its present run, without the runtime's prefix "containerd://"
-	Target                     string // as the developer wrote it, for messages
+	Container                  string        // the container that the target means
+	ContainerID                string        // of its present run, without the runtime's prefix "containerd://"
+	Target                     string        // as the developer wrote it, for messages
 	Addrs                      []netip.Addr  // the pod's
 	Nodes                      []netip.Addr  // its node's: where health probes come from
 	Volumes                    []wire.Volume // the container's mount points, by its spec

@@ -81,7 +81,14 @@ func Open(o Options) (*Cluster, error) {
 		}
 		rc.ExecProvider = c.plugin.provider
 	}
-	if c.client, err = kubernetes.NewForConfig(rc); err != nil {
+	client, err := rest.HTTPClientFor(rc)
+	if err != nil {
+		return nil, unreadable(err, o.Kubeconfig)
+	}
+	if c.plugin != nil {
+		client.Transport = patient{client.Transport}
+	}
+	if c.client, err = kubernetes.NewForConfigAndClient(rc, client); err != nil {
 		return nil, unreadable(err, o.Kubeconfig)
 	}
 	return c, nil
