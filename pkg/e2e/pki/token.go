@@ -18,18 +18,23 @@ type Claims struct {
 	Life               time.Duration
 }
 
+// leeway is by how much longer than it says a token is taken (go-jose's DefaultLeeway), for clocks that differ. A token
+// is dated back by it, so that it lives as long as it is to.
+const leeway = time.Minute
+
 // Token signs claims by RFC 7519 and RFC 7518, 3.4 (ES256). The API's own TokenRequest gives none that lives shorter
-// than ten minutes, and a test cannot wait for those to expire.
+// than ten minutes, and a test cannot wait for those to expire. A token that the server has just seen is believed for up
+// to ten seconds more (tokenSuccessCacheTTL).
 func Token(key *ecdsa.PrivateKey, c Claims) (string, error) {
 	type object = map[string]any
-	now := time.Now()
+	begin := time.Now().Add(-leeway)
 	head, err := segment(object{"alg": "ES256", "typ": "JWT"})
 	if err != nil {
 		return "", err
 	}
 	body, err := segment(object{
 		"iss": c.Issuer, "aud": []string{c.Audience}, "sub": "system:serviceaccount:" + c.Namespace + ":" + c.Account,
-		"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(c.Life).Unix(),
+		"iat": begin.Unix(), "nbf": begin.Unix(), "exp": begin.Add(c.Life).Unix(),
 		"kubernetes.io": object{"namespace": c.Namespace, "serviceaccount": object{"name": c.Account, "uid": c.UID}},
 	})
 	if err != nil {
