@@ -96,11 +96,15 @@ func TestForward(t *testing.T) {
 		return func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", code) }
 	}
 	for name, handlers := range map[string]map[string]http.HandlerFunc{
-		"WebSocket":         {bySocket: overWebSocket(t, echo)},
-		"SPDY, after 400":   {bySocket: refuse(400), bySPDY: overSPDY(echo)},
-		"SPDY, after 502":   {bySocket: refuse(502), bySPDY: overSPDY(echo)},
-		"SPDY, no right":    {bySocket: forbid("get", "pods/portforward"), bySPDY: overSPDY(echo)},
-		"SPDY, no protocol": {bySocket: func(w http.ResponseWriter, r *http.Request) { up := gwebsocket.Upgrader{}; c, _ := up.Upgrade(w, r, nil); _ = c.Close() }, bySPDY: overSPDY(echo)},
+		"WebSocket":       {bySocket: overWebSocket(t, echo)},
+		"SPDY, after 400": {bySocket: refuse(400), bySPDY: overSPDY(echo)},
+		"SPDY, after 502": {bySocket: refuse(502), bySPDY: overSPDY(echo)},
+		"SPDY, no right":  {bySocket: forbid("get", "pods/portforward"), bySPDY: overSPDY(echo)},
+		"SPDY, no protocol": {bySocket: func(w http.ResponseWriter, r *http.Request) {
+			up := gwebsocket.Upgrader{}
+			c, _ := up.Upgrade(w, r, nil)
+			_ = c.Close()
+		}, bySPDY: overSPDY(echo)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newServer(t, handlers)

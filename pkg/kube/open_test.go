@@ -103,9 +103,9 @@ func TestRefused(t *testing.T) {
 func TestMissingRight(t *testing.T) {
 	for text, want := range map[string]string{
 		`deployments.apps "x" is forbidden: User "ann" cannot get resource "deployments" in API group "apps" in the namespace "shop": RBAC: none`: "get deployments.apps in namespace shop",
-		`pods is forbidden: User "ann" cannot list resource "pods" in API group "" at the cluster scope`:                                         "list pods in all namespaces",
-		`pods "x" is forbidden: User "ann" cannot create resource "pods/portforward" in API group "" in the namespace "a"`:                       "create pods/portforward in namespace a",
-		`pods "x" is forbidden: violates PodSecurity "restricted"`: "",
+		`pods is forbidden: User "ann" cannot list resource "pods" in API group "" at the cluster scope`:                                          "list pods in all namespaces",
+		`pods "x" is forbidden: User "ann" cannot create resource "pods/portforward" in API group "" in the namespace "a"`:                        "create pods/portforward in namespace a",
+		`pods "x" is forbidden: violates PodSecurity "restricted"`:                                                                                "",
 	} {
 		if have := missingRight(text); have != want {
 			t.Errorf("%s: %q", text, have)

@@ -206,12 +206,12 @@ func TestSandboxed(t *testing.T) {
 func TestProbes(t *testing.T) {
 	for text, want := range map[string]wire.Probe{
 		"{httpGet: {port: 80, scheme: HTTPS, path: \"/a?b\"}}": {Kind: "https", Port: 80, Path: "/a?b"},
-		"{httpGet: {port: 80, host: 10.0.0.7}}":            {Kind: "http", Port: 80, Path: "/"},
-		"{httpGet: {port: 80, host: example.org}}":         {},
-		"{httpGet: {port: nowhere}}":                       {},
-		"{tcpSocket: {port: web}}":                         {Kind: "tcp", Port: 8080},
-		"{grpc: {port: 1}}":                                {Kind: "grpc", Port: 1},
-		"{}":                                               {},
+		"{httpGet: {port: 80, host: 10.0.0.7}}":                {Kind: "http", Port: 80, Path: "/"},
+		"{httpGet: {port: 80, host: example.org}}":             {},
+		"{httpGet: {port: nowhere}}":                           {},
+		"{tcpSocket: {port: web}}":                             {Kind: "tcp", Port: 8080},
+		"{grpc: {port: 1}}":                                    {Kind: "grpc", Port: 1},
+		"{}":                                                   {},
 	} {
 		p := podOf(t, ordersPod)
 		probe := &corev1.Probe{}
@@ -245,8 +245,8 @@ func TestOfDeployment(t *testing.T) {
 		return "", errors.New("no right")
 	})
 	for _, c := range []struct {
-		pod    *corev1.Pod
-		mine   bool
+		pod   *corev1.Pod
+		mine  bool
 		asked int
 	}{
 		{pod("orders-1a", "r1", "1a"), true, 0},
