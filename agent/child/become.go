@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"syscall"
 
@@ -16,13 +17,34 @@ import (
 // read (capabilities(7)).
 const Kept = 1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH | 1<<unix.CAP_FOWNER
 
-// enter makes root the root directory of this process for good.
-func enter(root *os.File) error {
-	if err := unix.Fchdir(int(root.Fd())); err != nil {
-		return fmt.Errorf("child: entering the pod's root: %w", err)
+// leaveRoot makes an empty directory the root of this process for good, so that no path leads anywhere: the pod's files
+// are reached by descriptors alone. Of a thread that has ended the kernel shows nothing, so that is the directory.
+// Without the right to change its root (CAP_SYS_CHROOT) the process stays where it is: it has no other rights then.
+func leaveRoot() error {
+	ready, end, ended := make(chan error), make(chan struct{}), make(chan struct{})
+	var dir *os.File
+	go func() {
+		defer close(ended)
+		runtime.LockOSThread() // never unlocked: the thread ends with its goroutine
+		var err error
+		dir, err = os.OpenFile("/proc/thread-self/fdinfo", unix.O_PATH|unix.O_DIRECTORY, 0)
+		ready <- err
+		<-end
+	}()
+	err := <-ready
+	if err == nil {
+		defer dir.Close()
+		if err = unix.Fchdir(int(dir.Fd())); err == nil {
+			err = unix.Chroot(".")
+		}
 	}
-	if err := unix.Chroot("."); err != nil {
-		return fmt.Errorf("child: changing root to the pod's: %w", err)
+	close(end)
+	<-ended
+	if errors.Is(err, unix.EPERM) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("child: leaving its root directory: %w", err)
 	}
 	return nil
 }

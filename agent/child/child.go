@@ -1,7 +1,7 @@
-// Package child is the agent's process that is in the pod: it has the pod's network, host name, root directory, user
-// and groups, so that plain dials, look-ups and opens do the pod's work. All bytes from outside are read here: the wire,
-// stolen flows, answers of name servers. It must never hold anything that steals (the parent asks the kernel, and hands
-// plain sockets over), nor use os.Executable or /proc/self: the root is the pod's.
+// Package child is the agent's process that is in the pod: it has the pod's network, host name, user and groups, so that
+// plain dials and look-ups do the pod's work, and the pod's root directory as a descriptor: its own root is empty. All
+// bytes from outside are read here: the wire, stolen flows, answers of name servers. It must never hold anything that
+// steals (the parent asks the kernel, and hands plain sockets over), nor use os.Executable or /proc/self: there is none.
 package child
 
 import (
@@ -14,12 +14,14 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/stepin-dev/stepin/agent/files"
 	"github.com/stepin-dev/stepin/agent/pair"
 	"github.com/stepin-dev/stepin/agent/pod"
 	"github.com/stepin-dev/stepin/pkg/mux"
@@ -32,21 +34,20 @@ import (
 // Goroutines: Run's own; acceptSessions; pong; pair.Caller's; one a session and those it starts (session.go); one a
 // steal listener, one a stolen flow (incoming.go).
 type Child struct {
-	start    pair.Start
-	began    time.Time
-	limits   []string
-	caller   *pair.Caller
-	log      *slog.Logger
-	trace    *trace
-	relays   *mux.Relays
-	parts    sync.Pool     // buffers for parts of files
-	fileOps  chan struct{} // a slot for each system call on a file that is under way
-	env      []wire.Name
-	mounts   *os.File
-	ours     *os.File
-	raw      [2]*os.File // to answer stolen datagrams: IPv4, IPv6
-	resolver resolver
-	steals   steals
+	start   pair.Start
+	began   time.Time
+	limits  []string
+	caller  *pair.Caller
+	log     *slog.Logger
+	trace   *trace
+	relays  *mux.Relays
+	parts   sync.Pool     // buffers for parts of files
+	fileOps chan struct{} // a slot for each system call on a file that is under way
+	view    view
+	rights  []string
+	ours    *os.File
+	raw     [2]*os.File // to answer stolen datagrams: IPv4, IPv6
+	steals  steals
 
 	mu       sync.Mutex
 	sessions map[string]*session
@@ -93,15 +94,14 @@ func Run(ctx context.Context, control *os.File, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	if err := enter(files[pair.FileRoot]); err != nil {
+	if err := leaveRoot(); err != nil {
 		return err
 	}
-	files[pair.FileRoot].Close()
 	limits, err := become(c.start)
 	if err != nil {
 		return err
 	}
-	c.limits = append(c.start.Limits, limits...)
+	c.limits = append(append(c.start.Limits, c.limits...), limits...)
 	c.caller = pair.NewCaller(conn, c.event)
 	go c.pong(conn)
 	for _, l := range steal {
@@ -120,7 +120,7 @@ func Run(ctx context.Context, control *os.File, log *slog.Logger) error {
 }
 
 // adopt takes the files of the start message over.
-func (c *Child) adopt(files []*os.File) (listener *net.UnixListener, steal []*net.TCPListener, err error) {
+func (c *Child) adopt(files []*os.File) (listener net.Listener, steal []*net.TCPListener, err error) {
 	want := pair.FileRest + c.start.Listeners + c.start.Raw
 	if c.start.Trace {
 		want++
@@ -128,23 +128,23 @@ func (c *Child) adopt(files []*os.File) (listener *net.UnixListener, steal []*ne
 	if len(files) != want || c.start.Raw > 2 {
 		return nil, nil, fmt.Errorf("child: %d files where %d were due", len(files), want)
 	}
-	l, err := net.FileListener(files[pair.FileListener])
+	listener, err = net.FileListener(files[pair.FileListener])
 	files[pair.FileListener].Close()
 	if err != nil {
 		return nil, nil, fmt.Errorf("child: the sessions' listener: %w", err)
 	}
-	listener, ok := l.(*net.UnixListener)
-	if !ok {
-		return nil, nil, errors.New("child: the sessions' listener is no unix socket")
+	if l, ok := listener.(*net.UnixListener); ok {
+		l.SetUnlinkOnClose(false) // its path is of the parent's root
 	}
-	listener.SetUnlinkOnClose(false) // its path is of the parent's root
-	environ, err := readAll(files[pair.FileEnviron])
-	files[pair.FileEnviron].Close()
-	if err != nil {
-		return nil, nil, fmt.Errorf("child: reading the pod's environment: %w", err)
+	c.ours = files[pair.FileOurs]
+	c.rights = c.start.Rights
+	if err := c.see(c.start.View, files[pair.FileRoot:pair.FileOurs]); err != nil {
+		c.limits = append(c.limits, fmt.Sprintf("the pod's files are out of reach: %v", err))
 	}
-	c.env = pod.ParseEnviron(environ)
-	c.mounts, c.ours = files[pair.FileMounts], files[pair.FileOurs]
+	if c.view.now() == nil {
+		c.view.never = true
+		c.rights = slices.DeleteFunc(slices.Clone(c.rights), func(r string) bool { return r == pair.RightFiles })
+	}
 	rest := files[pair.FileRest:]
 	c.trace = &trace{log: c.log}
 	if c.start.Trace {
@@ -162,27 +162,78 @@ func (c *Child) adopt(files []*os.File) (listener *net.UnixListener, steal []*ne
 	return listener, steal, nil
 }
 
+// see takes over what there is to see of the target: files are its root, environ and mountinfo, or nothing while the
+// container restarts.
+func (c *Child) see(v pair.View, passed []*os.File) error {
+	if len(passed) == 0 {
+		c.view.set(nil, "", nil, nil)
+		return nil
+	}
+	if len(passed) != pair.ViewFiles {
+		pair.CloseAll(passed)
+		return fmt.Errorf("child: %d files where %d were due", len(passed), pair.ViewFiles)
+	}
+	environ, err := readAll(passed[1])
+	passed[1].Close()
+	if err != nil {
+		pair.CloseAll([]*os.File{passed[0], passed[2]})
+		return fmt.Errorf("child: reading the pod's environment: %w", err)
+	}
+	var root *files.Root
+	if v.Files {
+		root, err = files.NewRoot(passed[0])
+	} else {
+		passed[0].Close()
+	}
+	c.view.set(root, v.Target, pod.ParseEnviron(environ), passed[2])
+	return err
+}
+
 // readAll reads a file of /proc from its beginning.
 func readAll(f *os.File) ([]byte, error) {
 	return io.ReadAll(io.NewSectionReader(f, 0, maxProc))
 }
 
 // event is told what the parent says of itself.
-func (c *Child) event(m pair.Message) {
-	if m.Op == pair.OpPing {
+func (c *Child) event(m pair.Message, files []*os.File) {
+	switch m.Op {
+	case pair.OpPing:
 		select {
 		case c.pinged <- struct{}{}:
 		default: // the answer to the one before is under way
 		}
+	case pair.OpView:
+		var v pair.View
+		if err := json.Unmarshal(m.Body, &v); err != nil {
+			break
+		}
+		if err := c.see(v, files); err != nil {
+			c.log.Error("the target's successor", "err", err)
+		}
+		files = nil
+		go c.notice(v.Notice)
+	case pair.OpRetire:
+		var r pair.Retire
+		if json.Unmarshal(m.Body, &r) != nil {
+			break
+		}
+		select {
+		case c.retired <- r:
+		default:
+		}
+	}
+	pair.CloseAll(files)
+}
+
+// notice tells every session a line.
+func (c *Child) notice(text string) {
+	if text == "" {
 		return
 	}
-	var r pair.Retire
-	if m.Op != pair.OpRetire || json.Unmarshal(m.Body, &r) != nil {
-		return
-	}
-	select {
-	case c.retired <- r:
-	default:
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.sessions {
+		_ = s.conn.Send(wire.KindNotice, wire.Notice{Text: text})
 	}
 }
 
@@ -220,9 +271,10 @@ const (
 )
 
 // acceptSessions never waits for one session's sake.
-func (c *Child) acceptSessions(ctx context.Context, l *net.UnixListener) {
+func (c *Child) acceptSessions(ctx context.Context, l net.Listener) {
+	slots := make(chan struct{}, maxChannels)
 	for {
-		conn, err := l.AcceptUnix()
+		conn, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -231,15 +283,30 @@ func (c *Child) acceptSessions(ctx context.Context, l *net.UnixListener) {
 			time.Sleep(acceptPause)
 			continue
 		}
-		uid, err := peer.UID(conn)
-		if err != nil || uint32(uid) != c.start.PeerUID {
-			c.log.Warn("refused a stranger", "uid", uid, "err", err)
-			conn.Close()
-			continue
+		if _, ok := conn.(*net.UnixConn); ok { // over TCP there is only the token
+			uid, err := peer.UID(conn)
+			if err != nil || uint32(uid) != c.start.PeerUID {
+				c.log.Warn("refused a stranger", "uid", uid, "err", err)
+				conn.Close()
+				continue
+			}
 		}
-		go c.serve(ctx, conn)
+		select {
+		case slots <- struct{}{}:
+			go func() {
+				defer func() { <-slots }()
+				c.serve(ctx, conn)
+			}()
+		default:
+			c.log.Warn("refused a connection: there are too many")
+			conn.Close()
+		}
 	}
 }
+
+// maxChannels bounds the connections of sessions, those that have shown no token yet among them: everybody in the pod can
+// make one, and it costs some memory until helloTimeout of package mux. There are at most lease.MaxSessions of the others.
+const maxChannels = 512
 
 // acceptPause is the wait after an accept that failed for want of descriptors or memory.
 const acceptPause = 50 * time.Millisecond

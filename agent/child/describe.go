@@ -1,8 +1,8 @@
 package child
 
 import (
+	"context"
 	"encoding/json"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -14,7 +14,7 @@ import (
 )
 
 func (c *Child) describe(r *mux.Request) {
-	raw, err := json.Marshal(c.pod())
+	raw, err := json.Marshal(c.pod(r.Context()))
 	if err != nil {
 		r.Refuse(err)
 		return
@@ -28,17 +28,17 @@ func (c *Child) describe(r *mux.Request) {
 }
 
 // pod tells what can be told; what cannot be read is left empty and said.
-func (c *Child) pod() wire.Pod {
-	p := wire.Pod{Hostname: hostname(), Env: c.env, Rights: c.start.Rights, Limits: append([]string{}, c.limits...),
-		Target: c.start.Target, Trust: files.Trust(), Volumes: []wire.Volume{}, Addrs: []netip.Addr{}}
+func (c *Child) pod(ctx context.Context) wire.Pod {
+	root, _, rootErr := c.view.wait(ctx)
+	c.view.mu.Lock()
+	p := wire.Pod{Hostname: hostname(), Env: c.view.env, Rights: c.rights, Limits: append([]string{}, c.limits...),
+		Target: c.view.target, Volumes: []wire.Volume{}, Addrs: []netip.Addr{}}
+	c.view.mu.Unlock()
 	said := func(what string, err error) {
 		if err != nil {
 			p.Limits = append(p.Limits, what+": "+err.Error())
 		}
 	}
-	var err error
-	p.Top, err = files.Top()
-	said("the pod's root directory cannot be read", err)
 	addrs, err := net.InterfaceAddrs()
 	said("the pod's addresses cannot be read", err)
 	for _, a := range addrs {
@@ -49,23 +49,40 @@ func (c *Child) pod() wire.Pod {
 			}
 		}
 	}
+	if rootErr != nil {
+		if !c.view.never { // else a limit says so already
+			said("the pod's files cannot be read", rootErr)
+		}
+		return p
+	}
+	said("the pod's files cannot be read", c.onFiles(ctx, func() error { c.podFiles(root, &p, said); return nil }))
+	return p
+}
+
+// podFiles is the part of pod that asks the pod's files.
+func (c *Child) podFiles(root *files.Root, p *wire.Pod, said func(string, error)) {
+	var err error
+	p.Trust = root.Trust()
+	p.Top, err = root.Top()
+	said("the pod's root directory cannot be read", err)
 	points, err := c.volumes()
 	said("the pod's mounts cannot be read", err)
 	for _, v := range points {
 		c.trace.note("lstat", v, true)
-		p.Volumes = append(p.Volumes, files.Volume(v))
+		p.Volumes = append(p.Volumes, root.Volume(v))
 	}
-	conf, err := readConf()
+	conf, err := root.ReadFile(resolvConf, maxConf)
 	c.trace.note("open", resolvConf, true)
 	if err != nil && !os.IsNotExist(err) {
 		said("the pod's resolv.conf cannot be read", err)
 	}
 	p.Resolver = string(conf)
-	return p
 }
 
 func (c *Child) volumes() ([]string, error) {
-	theirs, err := readAll(c.mounts)
+	c.view.mu.Lock()
+	theirs, err := readAll(c.view.mounts)
+	c.view.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
@@ -85,13 +102,3 @@ const (
 	resolvConf = "/etc/resolv.conf"
 	maxConf    = 64 << 10
 )
-
-// readConf reads the pod's resolv.conf, which may be a link.
-func readConf() ([]byte, error) {
-	f, err := os.Open(resolvConf)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxConf))
-}

@@ -2,7 +2,6 @@ package child
 
 import (
 	"bytes"
-	"sync"
 	"syscall"
 
 	"github.com/stepin-dev/stepin/pkg/mux"
@@ -10,21 +9,20 @@ import (
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
-// resolver is the pod's resolv.conf, read again for each look-up: it may change, and it is a page in the cache.
-type resolver struct {
-	mu   sync.Mutex
-	raw  []byte
-	conf resolv.Conf
-}
-
-func (r *resolver) current() resolv.Conf {
-	raw, _ := readConf() // without one the library asks this machine's, and so do we
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.raw == nil || !bytes.Equal(raw, r.raw) {
-		r.raw, r.conf = append([]byte{}, raw...), resolv.ParseConf(raw)
+// resolver is the pod's resolv.conf, read again for each look-up: it may change, and it is a page in the cache. While the
+// container restarts it is as it was.
+func (v *view) resolver() resolv.Conf {
+	root := v.now()
+	var raw []byte
+	if root != nil {
+		raw, _ = root.ReadFile(resolvConf, maxConf) // without one the library asks this machine's, and so do we
 	}
-	return r.conf
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.raw == nil || root != nil && !bytes.Equal(raw, v.raw) {
+		v.raw, v.conf = append([]byte{}, raw...), resolv.ParseConf(raw)
+	}
+	return v.conf
 }
 
 // lookup asks all questions at once and answers in their order.
@@ -42,7 +40,7 @@ func (c *Child) lookup(r *mux.Request) {
 		return
 	}
 	defer stream.Close()
-	conf := c.resolver.current()
+	conf := c.view.resolver()
 	answers := make([]chan []byte, len(l.Queries))
 	for i, q := range l.Queries {
 		answers[i] = make(chan []byte, 1)

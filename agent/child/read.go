@@ -26,7 +26,7 @@ func (c *Child) path(op string, r *mux.Request) (string, bool) {
 // tell answers a request whose answer is all in the reply.
 func tell(r *mux.Request, body any, err error) {
 	if err != nil {
-		r.Refuse(bare(err))
+		r.Refuse(err)
 		return
 	}
 	if stream, err := r.Accept(body); err == nil {
@@ -35,7 +35,21 @@ func tell(r *mux.Request, body any, err error) {
 }
 
 // bare is err's errno alone: a file's error needs no words, and names stay out of them.
-func bare(err error) error { return wire.ErrnoOf(err, syscall.EIO) }
+func bare(err error) error {
+	if err == nil {
+		return nil
+	}
+	return wire.ErrnoOf(err, syscall.EIO)
+}
+
+// onRoot is onFiles for paths.
+func (c *Child) onRoot(ctx context.Context, f func(root *files.Root) error) error {
+	root, _, err := c.view.wait(ctx)
+	if err != nil {
+		return err
+	}
+	return c.onFiles(ctx, func() error { return f(root) })
+}
 
 // onFiles runs f, which makes system calls on files and nothing that may wait for a session, when there is a slot for it.
 func (c *Child) onFiles(ctx context.Context, f func() error) error {
@@ -51,16 +65,16 @@ func (c *Child) onFiles(ctx context.Context, f func() error) error {
 func (c *Child) lstat(r *mux.Request) {
 	if name, ok := c.path("lstat", r); ok {
 		var a wire.Attr
-		err := c.onFiles(r.Context(), func() (err error) { a, err = files.Lstat(name); return err })
-		tell(r, a, err)
+		err := c.onRoot(r.Context(), func(root *files.Root) (err error) { a, err = root.Lstat(name); return err })
+		tell(r, a, bare(err))
 	}
 }
 
 func (c *Child) readlink(r *mux.Request) {
 	if name, ok := c.path("readlink", r); ok {
 		var to string
-		err := c.onFiles(r.Context(), func() (err error) { to, err = files.Readlink(name); return err })
-		tell(r, wire.Link{Target: wire.Name(to)}, err)
+		err := c.onRoot(r.Context(), func(root *files.Root) (err error) { to, err = root.Readlink(name); return err })
+		tell(r, wire.Link{Target: wire.Name(to)}, bare(err))
 	}
 }
 
@@ -87,8 +101,8 @@ func (c *Child) readdir(r *mux.Request) {
 		line = line[:0]
 		return err
 	}
-	err := c.onFiles(r.Context(), func() error {
-		return files.Readdir(name, func(e wire.DirEntry) error {
+	err := c.onRoot(r.Context(), func(root *files.Root) error {
+		return root.Readdir(name, func(e wire.DirEntry) error {
 			raw, err := json.Marshal(e)
 			if err != nil {
 				return err
@@ -127,8 +141,8 @@ func (c *Child) open(r *mux.Request) {
 	var f *os.File
 	var attr wire.Attr
 	var head []byte
-	err := c.onFiles(r.Context(), func() (err error) {
-		if f, attr, err = files.Open(name); err == nil {
+	err := c.onRoot(r.Context(), func(root *files.Root) (err error) {
+		if f, attr, err = root.Open(name); err == nil {
 			head, err = files.Head(f, attr)
 		}
 		return err

@@ -3,7 +3,7 @@ package child
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/subtle"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -29,10 +29,7 @@ func (c *Child) serve(ctx context.Context, rw io.ReadWriteCloser) {
 	s := &session{}
 	conn, err := mux.Serve(ctx, rw, func(h wire.Hello) (wire.Welcome, error) { return c.admit(h, s) },
 		mux.Config{Log: c.log, OnMessage: func(kind wire.Kind, body []byte) {
-			var state wire.State
-			if kind == wire.KindState && wire.Decode(body, &state) == nil {
-				s.paused.Store(state.Paused)
-			}
+			c.message(s, kind, body)
 		}})
 	if err != nil {
 		c.log.Debug("a channel that began badly", "err", err)
@@ -54,14 +51,27 @@ func (c *Child) serve(ctx context.Context, rw io.ReadWriteCloser) {
 	c.endSession(s)
 }
 
-// admit checks the token before anything else.
+// message is what a session says on its control stream.
+func (c *Child) message(s *session, kind wire.Kind, body []byte) {
+	switch kind {
+	case wire.KindState:
+		var state wire.State
+		if wire.Decode(body, &state) == nil {
+			s.paused.Store(state.Paused)
+		}
+	case wire.KindTarget:
+		var t wire.Target
+		if wire.Decode(body, &t) == nil {
+			_ = c.caller.Tell(pair.OpTarget, pair.Target{Container: t.Container})
+		}
+	}
+}
+
+// admit has the parent check the token, of which it knows the hash, and that the session is nobody else's.
 func (c *Child) admit(h wire.Hello, s *session) (wire.Welcome, error) {
 	hash := sha256.Sum256([]byte(h.Token))
-	if subtle.ConstantTimeCompare(hash[:], c.start.TokenHash) != 1 {
-		return wire.Welcome{}, &wire.Refusal{Errno: syscall.EACCES, Message: "this agent does not know the session's token"}
-	}
 	var lease pair.Lease
-	if _, err := c.caller.Call(pair.OpHello, pair.Hello{Session: h.Session, Resume: h.Resume, Who: h.Who}, &lease); err != nil {
+	if _, err := c.caller.Call(pair.OpHello, pair.Hello{Session: h.Session, Resume: h.Resume, Who: h.Who, TokenHash: hash[:]}, &lease); err != nil {
 		return wire.Welcome{}, err
 	}
 	s.Channel = pair.Channel{Session: h.Session, Generation: lease.Generation}
@@ -118,6 +128,10 @@ func (c *Child) answer(s *session, r *mux.Request) {
 		c.readdir(r)
 	case wire.KindOpen:
 		c.open(r)
+	case wire.KindSessions:
+		c.list(s, r)
+	case wire.KindStop:
+		c.stop(s, r)
 	case wire.KindMirror, wire.KindAttach:
 		r.Refuse(&wire.Refusal{Errno: syscall.EOPNOTSUPP, Message: fmt.Sprintf(
 			"this agent can neither mirror nor attach yet (kind %d); hint: set incoming.mode to steal, and request to launch", r.Kind)})
@@ -127,6 +141,61 @@ func (c *Child) answer(s *session, r *mux.Request) {
 		r.Refuse(&wire.Refusal{Errno: syscall.EOPNOTSUPP, Message: fmt.Sprintf(
 			"this agent does not know streams of kind %d; hint: it is older than the session, end it and start again", r.Kind)})
 	}
+}
+
+// list tells who uses this agent.
+func (c *Child) list(s *session, r *mux.Request) {
+	got, err := c.caller.Call(pair.OpSessions, s.Channel, nil)
+	defer pair.CloseAll(got)
+	var all []wire.SessionInfo
+	if err == nil && len(got) != 1 {
+		err = syscall.EBADMSG
+	}
+	var raw []byte
+	if err == nil {
+		raw, err = readAll(got[0])
+	}
+	if err == nil {
+		err = json.Unmarshal(raw, &all)
+	}
+	if err == nil {
+		c.mu.Lock()
+		for i, info := range all {
+			if other := c.sessions[info.ID]; other != nil {
+				all[i].Paused = other.paused.Load()
+			}
+		}
+		c.mu.Unlock()
+		raw, err = json.Marshal(all)
+	}
+	if err != nil {
+		r.Refuse(err)
+		return
+	}
+	stream, err := r.Accept(nil)
+	if err != nil {
+		return
+	}
+	defer stream.Close()
+	_, _ = stream.Write(raw)
+}
+
+// stop ends another session, if the parent finds that it may be ended.
+func (c *Child) stop(s *session, r *mux.Request) {
+	var ask wire.Stop
+	if !decode(r, &ask) {
+		return
+	}
+	_, err := c.caller.Call(pair.OpStop, pair.Stop{Channel: s.Channel, Other: ask.Session}, nil)
+	if err == nil {
+		c.mu.Lock()
+		other := c.sessions[ask.Session]
+		c.mu.Unlock()
+		if other != nil {
+			defer other.conn.Close("it was stopped by another of its owner's sessions")
+		}
+	}
+	tell(r, nil, err)
 }
 
 // decode reads a request's body, or refuses it.

@@ -2,12 +2,13 @@ package child
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
+	"errors"
 	"sync"
 	"syscall"
 	"time"
 
-	"github.com/stepin-dev/stepin/agent/files"
 	"github.com/stepin-dev/stepin/pkg/mux"
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
@@ -23,7 +24,7 @@ const (
 
 // watch sends small volumes whole, and again after each change.
 //
-// Goroutines: one that reads inotify, one that waits for the stream's end; both end with it.
+// Goroutines: watchAll and one that reads inotify, one that waits for the stream's end; both end with it.
 func (c *Child) watch(r *mux.Request) {
 	var w wire.Watch
 	if !decode(r, &w) {
@@ -44,12 +45,7 @@ func (c *Child) watch(r *mux.Request) {
 		_ = untilEnd(stream)
 		close(ended)
 	}()
-	go func() { // watching begins before the first reading, so that no change is missed
-		if err := files.Watch(w.Paths, ended, d.add); err != nil {
-			c.log.Debug("volumes are polled", "err", err)
-			poll(w.Paths, ended, d.add)
-		}
-	}()
+	go c.watchAll(stream.Context(), w.Paths, ended, d.add) // it begins before the first reading, so that no change is missed
 	last := map[string][]byte{}
 	for _, v := range w.Paths {
 		d.add(v)
@@ -101,6 +97,43 @@ func (d *dirty) take() (all []string) {
 	return all
 }
 
+// watchAll watches volumes until ended is closed, and again when the container has restarted. The ended container's are not
+// looked at, so it lets them stand as they are.
+func (c *Child) watchAll(ctx context.Context, volumes []string, ended <-chan struct{}, changed func(string)) {
+	for {
+		root, over, err := c.view.wait(ctx)
+		if err == nil {
+			stop := make(chan struct{})
+			watching := make(chan struct{})
+			go func() {
+				defer close(watching)
+				if err := root.Watch(volumes, stop, changed); err != nil {
+					c.log.Debug("volumes are polled", "err", err)
+					poll(volumes, stop, changed)
+				}
+			}()
+			for _, v := range volumes {
+				changed(v)
+			}
+			select {
+			case <-ended:
+			case <-over:
+			}
+			close(stop)
+			<-watching
+		}
+		retry := time.After(0)
+		if err != nil {
+			retry = time.After(recheck)
+		}
+		select {
+		case <-ended:
+			return
+		case <-retry:
+		}
+	}
+}
+
 func poll(volumes []string, ended <-chan struct{}, changed func(string)) {
 	tick := time.NewTicker(recheck)
 	defer tick.Stop()
@@ -119,7 +152,20 @@ func poll(volumes []string, ended <-chan struct{}, changed func(string)) {
 // send sends one snapshot unless it equals the last one, whose digest it returns.
 func (c *Child) send(stream *mux.Stream, volume string, last []byte) ([]byte, error) {
 	var raw []byte
-	err := c.onFiles(stream.Context(), func() (err error) { raw, err = files.Snapshot(volume); return err })
+	root, over, err := c.view.wait(stream.Context())
+	if err == nil {
+		err = c.onFiles(stream.Context(), func() (err error) { raw, err = root.Snapshot(volume); return err })
+	}
+	if err != nil && last != nil {
+		select {
+		case <-over: // it was read while the container ended
+			return last, nil
+		default:
+		}
+		if errors.Is(err, syscall.EIO) && c.view.now() == nil {
+			return last, nil // away
+		}
+	}
 	digest := digestOf(raw, err)
 	if bytes.Equal(digest, last) {
 		return last, nil

@@ -1,5 +1,5 @@
 // Package files reads the pod's files for a session: attributes, links, directories, parts of files, and small volumes
-// whole. Its process has the pod's root as its own, so no symbolic link leads out. It follows no link in a path's last
+// whole. Every path is resolved beneath a Root, so no symbolic link leads out. It follows no link in a path's last
 // component, opens nothing but regular files, and must never write.
 package files
 
@@ -31,11 +31,18 @@ func check(name string) error {
 }
 
 // Lstat returns the status of name itself.
-func Lstat(name string) (wire.Attr, error) {
+func (r *Root) Lstat(name string) (wire.Attr, error) {
 	if err := check(name); err != nil {
 		return wire.Attr{}, err
 	}
-	return lstat(unix.AT_FDCWD, name)
+	fd, err := r.path(name)
+	if err != nil {
+		return wire.Attr{}, err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	err = ignoringEINTR(func() error { return unix.Fstat(fd, &st) })
+	return attrOf(&st), err
 }
 
 func lstat(dir int, name string) (wire.Attr, error) {
@@ -58,11 +65,20 @@ func ignoringEINTR(f func() error) error {
 }
 
 // Readlink returns a link's target.
-func Readlink(name string) (string, error) {
+func (r *Root) Readlink(name string) (string, error) {
 	if err := check(name); err != nil {
 		return "", err
 	}
-	return readlink(unix.AT_FDCWD, name)
+	fd, err := r.path(name)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	to, err := readlink(fd, "")
+	if err == syscall.ENOENT { // what the kernel says of an opened file that is no link
+		err = syscall.EINVAL
+	}
+	return to, err
 }
 
 func readlink(dir int, name string) (string, error) {
@@ -77,11 +93,11 @@ func readlink(dir int, name string) (string, error) {
 
 // Readdir hands each name of a directory with its attributes to each, in the order of the file system. A name that has
 // gone meanwhile, or that may not be looked at, is left out.
-func Readdir(name string, each func(wire.DirEntry) error) error {
+func (r *Root) Readdir(name string, each func(wire.DirEntry) error) error {
 	if err := check(name); err != nil {
 		return err
 	}
-	d, err := openDir(name)
+	d, err := r.open(name, unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
@@ -115,46 +131,30 @@ func Readdir(name string, each func(wire.DirEntry) error) error {
 	}
 }
 
-func openDir(name string) (*os.File, error) {
-	fd, err := open(name, unix.O_DIRECTORY)
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), name), nil
-}
-
-func open(name string, flags int) (fd int, err error) {
-	err = ignoringEINTR(func() (err error) {
-		fd, err = unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|flags, 0)
-		return err
-	})
-	return fd, err
-}
-
 // Open opens a regular file. It looks before it opens, because opening a device may do something, and again
 // afterwards; it does not wait for a FIFO's writer.
-func Open(name string) (*os.File, wire.Attr, error) {
-	attr, err := Lstat(name)
+func (r *Root) Open(name string) (*os.File, wire.Attr, error) {
+	attr, err := r.Lstat(name)
 	if err != nil {
 		return nil, attr, err
 	}
 	if err := regular(attr); err != nil {
 		return nil, attr, err
 	}
-	fd, err := open(name, 0)
+	f, err := r.open(name, 0)
 	if err != nil {
 		return nil, attr, err
 	}
 	var st unix.Stat_t
-	if err = unix.Fstat(fd, &st); err == nil {
+	if err = unix.Fstat(int(f.Fd()), &st); err == nil {
 		attr = attrOf(&st)
 		err = regular(attr)
 	}
 	if err != nil {
-		unix.Close(fd)
+		f.Close()
 		return nil, attr, err
 	}
-	return os.NewFile(uintptr(fd), name), attr, nil
+	return f, attr, nil
 }
 
 func regular(a wire.Attr) error {
@@ -187,15 +187,15 @@ func Head(f *os.File, a wire.Attr) ([]byte, error) {
 }
 
 // Volume says what is mounted at name.
-func Volume(name string) wire.Volume {
+func (r *Root) Volume(name string) wire.Volume {
 	v := wire.Volume{Path: name}
-	a, err := Lstat(name)
+	a, err := r.Lstat(name)
 	if err != nil {
 		return v
 	}
 	v.File = a.Mode&unix.S_IFMT == unix.S_IFREG
 	if a.Mode&unix.S_IFMT == unix.S_IFDIR {
-		data, err := Lstat(path.Join(name, dataLink))
+		data, err := r.Lstat(path.Join(name, dataLink))
 		v.Small = err == nil && data.Mode&unix.S_IFMT == unix.S_IFLNK
 	}
 	return v
@@ -206,9 +206,9 @@ var trust = []string{"/etc/ssl", "/etc/pki/tls", "/etc/pki/ca-trust", "/usr/shar
 	"/usr/local/share/ca-certificates", "/usr/local/share/certs", "/etc/ca-certificates"}
 
 // Trust lists those that the pod has.
-func Trust() (have []string) {
+func (r *Root) Trust() (have []string) {
 	for _, name := range trust {
-		if _, err := Lstat(name); err == nil {
+		if _, err := r.Lstat(name); err == nil {
 			have = append(have, name)
 		}
 	}
@@ -216,8 +216,8 @@ func Trust() (have []string) {
 }
 
 // Top lists the names in the pod's root directory.
-func Top() ([]string, error) {
-	d, err := openDir("/")
+func (r *Root) Top() ([]string, error) {
+	d, err := r.open("/", unix.O_DIRECTORY)
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,20 @@ import (
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
+// hostRoot is this machine's root.
+func hostRoot(t *testing.T) *Root {
+	t.Helper()
+	dir, err := os.Open("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := NewRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 func TestCheck(t *testing.T) {
 	for name, want := range map[string]error{"/": nil, "/a/b": nil, "": syscall.EINVAL, "a": syscall.EINVAL, "/a/": syscall.EINVAL, "/a/../b": syscall.EINVAL,
 		"//a": syscall.EINVAL, "/a\x00b": syscall.EINVAL, "/" + string(bytes.Repeat([]byte("a"), maxPath)): syscall.ENAMETOOLONG} {
@@ -40,7 +54,7 @@ func TestOpenRegularOnly(t *testing.T) {
 	}
 	for name, want := range map[string]error{at("file"): nil, at("link"): syscall.ELOOP, at("fifo"): syscall.ENXIO, dir: syscall.EISDIR, "/dev/null": syscall.EACCES,
 		at("none"): syscall.ENOENT} {
-		f, a, err := Open(name)
+		f, a, err := hostRoot(t).Open(name)
 		if !errors.Is(err, want) || want == nil && (err != nil || a.Size != 4) {
 			t.Errorf("%s: %v, want %v", name, err, want)
 		}
@@ -49,7 +63,7 @@ func TestOpenRegularOnly(t *testing.T) {
 		}
 	}
 	// Files of the kernel say size 0.
-	f, a, err := Open("/proc/version")
+	f, a, err := hostRoot(t).Open("/proc/version")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,14 +81,14 @@ func TestReaddirMany(t *testing.T) {
 		}
 	}
 	seen := map[string]bool{}
-	if err := Readdir(dir, func(e wire.DirEntry) error { seen[string(e.Name)] = e.Attr.Mode == unix.S_IFREG|0o640; return nil }); err != nil {
+	if err := hostRoot(t).Readdir(dir, func(e wire.DirEntry) error { seen[string(e.Name)] = e.Attr.Mode == unix.S_IFREG|0o640; return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if len(seen) != 1000 || !seen["999"] {
 		t.Errorf("%d names", len(seen))
 	}
 	stop := errors.New("enough")
-	if err := Readdir(dir, func(wire.DirEntry) error { return stop }); err != stop {
+	if err := hostRoot(t).Readdir(dir, func(wire.DirEntry) error { return stop }); err != stop {
 		t.Error(err)
 	}
 }
@@ -93,10 +107,10 @@ func TestSnapshot(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if v := Volume(dir); !v.Small || v.File {
+	if v := hostRoot(t).Volume(dir); !v.Small || v.File {
 		t.Errorf("%+v", v)
 	}
-	raw, err := Snapshot(dir)
+	raw, err := hostRoot(t).Snapshot(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +128,7 @@ func TestSnapshot(t *testing.T) {
 	if len(got) != 5 || got["./"] == nil || got["..v1/"] == nil || got["..data"].Linkname != "..v1" || got["..v1/key"].Mode != 0o440 || got["..v1/key"].Size != 5 {
 		t.Errorf("%v", got)
 	}
-	single, err := Snapshot(filepath.Join(inner, "key"))
+	single, err := hostRoot(t).Snapshot(filepath.Join(inner, "key"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,10 +138,10 @@ func TestSnapshot(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(inner, "large"), make([]byte, MaxVolume), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Snapshot(dir); !errors.Is(err, syscall.EFBIG) {
+	if _, err := hostRoot(t).Snapshot(dir); !errors.Is(err, syscall.EFBIG) {
 		t.Errorf("too large: %v", err)
 	}
-	if _, err := Snapshot(filepath.Join(dir, "none")); !errors.Is(err, syscall.ENOENT) {
+	if _, err := hostRoot(t).Snapshot(filepath.Join(dir, "none")); !errors.Is(err, syscall.ENOENT) {
 		t.Error(err)
 	}
 }
@@ -173,7 +187,7 @@ func TestSnapshotWhileSwitched(t *testing.T) {
 	}()
 	good := 0
 	for range 100 {
-		raw, err := Snapshot(dir)
+		raw, err := hostRoot(t).Snapshot(dir)
 		if err != nil {
 			continue // it gave up: the next change brings the next try
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -33,34 +34,34 @@ var errChanged = errors.New("files: volume changed while it was read")
 // in nanoseconds (PAX). A volume that is one regular file is a tar of one entry, ".". It fails with EFBIG where the
 // volume is not small, and with EACCES where one of its files is not for the pod's user: left out it would be missing,
 // and not refused.
-func Snapshot(volume string) ([]byte, error) {
+func (r *Root) Snapshot(volume string) ([]byte, error) {
 	if err := check(volume); err != nil {
 		return nil, err
 	}
 	for i := 1; ; i++ {
-		raw, err := snapshot(volume)
+		raw, err := r.snapshot(volume)
 		if !errors.Is(err, errChanged) && !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.ESTALE) || i == attempts {
 			return raw, err
 		}
-		if _, err := Lstat(volume); err != nil {
+		if _, err := r.Lstat(volume); err != nil {
 			return nil, err
 		}
 		time.Sleep(time.Duration(i) * time.Millisecond)
 	}
 }
 
-func snapshot(volume string) ([]byte, error) {
-	before, _ := Readlink(path.Join(volume, dataLink)) // "" where there is none
+func (r *Root) snapshot(volume string) ([]byte, error) {
+	before, _ := r.Readlink(path.Join(volume, dataLink)) // "" where there is none
 	out := &limited{}
 	w := tar.NewWriter(out)
-	attr, err := Lstat(volume)
+	attr, err := r.Lstat(volume)
 	if err != nil {
 		return nil, err
 	}
 	if attr.Mode&unix.S_IFMT == unix.S_IFREG {
-		err = addFile(w, volume, ".", attr)
+		err = r.addFile(w, volume, ".", attr)
 	} else {
-		err = addDir(w, volume, ".", attr, 0)
+		err = r.addDir(w, volume, ".", attr, 0)
 	}
 	if err == nil {
 		err = w.Close()
@@ -68,7 +69,7 @@ func snapshot(volume string) ([]byte, error) {
 	if out.full {
 		return nil, syscall.EFBIG
 	}
-	if after, _ := Readlink(path.Join(volume, dataLink)); err == nil && after != before {
+	if after, _ := r.Readlink(path.Join(volume, dataLink)); err == nil && after != before {
 		err = errChanged
 	}
 	return out.Bytes(), err
@@ -88,34 +89,34 @@ func (l *limited) Write(p []byte) (int, error) {
 	return l.Buffer.Write(p)
 }
 
-func addDir(w *tar.Writer, from, name string, attr wire.Attr, depth int) error {
+func (r *Root) addDir(w *tar.Writer, from, name string, attr wire.Attr, depth int) error {
 	if depth > maxDepth {
 		return syscall.ELOOP
 	}
 	if err := w.WriteHeader(header(tar.TypeDir, name+"/", attr)); err != nil {
 		return err
 	}
-	return Readdir(from, func(e wire.DirEntry) error {
+	return r.Readdir(from, func(e wire.DirEntry) error {
 		inner, full := path.Join(name, string(e.Name)), path.Join(from, string(e.Name))
 		switch e.Attr.Mode & unix.S_IFMT {
 		case unix.S_IFDIR:
-			return addDir(w, full, inner, e.Attr, depth+1)
+			return r.addDir(w, full, inner, e.Attr, depth+1)
 		case unix.S_IFLNK:
 			h := header(tar.TypeSymlink, inner, e.Attr)
 			h.Linkname = string(e.Target)
 			return w.WriteHeader(h)
 		case unix.S_IFREG:
-			return addFile(w, full, inner, e.Attr)
+			return r.addFile(w, full, inner, e.Attr)
 		}
 		return nil // a socket or device has no content to carry
 	})
 }
 
-func addFile(w *tar.Writer, from, name string, attr wire.Attr) error {
+func (r *Root) addFile(w *tar.Writer, from, name string, attr wire.Attr) error {
 	if attr.Size > MaxVolume {
 		return syscall.EFBIG
 	}
-	f, attr, err := Open(from)
+	f, attr, err := r.Open(from)
 	if err != nil {
 		return err
 	}
@@ -140,21 +141,16 @@ func header(kind byte, name string, a wire.Attr) *tar.Header {
 
 // Watch calls changed once for each change of the volumes, and more often than that rather than too seldom, until
 // stop is closed or reading fails.
-func Watch(volumes []string, stop <-chan struct{}, changed func(volume string)) error {
+func (r *Root) Watch(volumes []string, stop <-chan struct{}, changed func(volume string)) error {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return os.NewSyscallError("inotify_init1", err)
 	}
 	f := os.NewFile(uintptr(fd), "inotify")
 	defer f.Close()
-	watched := map[int32]string{}
-	for _, v := range volumes {
-		const mask = unix.IN_MOVED_TO | unix.IN_MOVED_FROM | unix.IN_CREATE | unix.IN_DELETE | unix.IN_CLOSE_WRITE | unix.IN_ATTRIB
-		wd, err := unix.InotifyAddWatch(fd, v, mask)
-		if err != nil {
-			return os.NewSyscallError("inotify_add_watch", err)
-		}
-		watched[int32(wd)] = v
+	watched, err := r.addWatches(fd, volumes)
+	if err != nil {
+		return err
 	}
 	ended := make(chan struct{})
 	defer close(ended)
@@ -178,4 +174,45 @@ func Watch(volumes []string, stop <-chan struct{}, changed func(volume string)) 
 			}
 		}
 	}
+}
+
+// addWatches adds a watch for each volume. inotify_add_watch(2) knows paths only: a thread that has a working directory
+// of its own (CLONE_FS) goes to each, and then ends.
+func (r *Root) addWatches(inotify int, volumes []string) (watched map[int32]string, err error) {
+	const mask = unix.IN_MOVED_TO | unix.IN_MOVED_FROM | unix.IN_CREATE | unix.IN_DELETE | unix.IN_CLOSE_WRITE | unix.IN_ATTRIB
+	one := func(v string) (int, error) {
+		dir, name := v, "."
+		if a, err := r.Lstat(v); err == nil && a.Mode&unix.S_IFMT != unix.S_IFDIR {
+			dir, name = path.Split(v)
+			dir = path.Clean(dir)
+		}
+		fd, err := r.at(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+		if err != nil {
+			return 0, err
+		}
+		defer unix.Close(fd)
+		if err := unix.Fchdir(fd); err != nil {
+			return 0, os.NewSyscallError("fchdir", err)
+		}
+		return unix.InotifyAddWatch(inotify, name, mask)
+	}
+	watched = map[int32]string{}
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with its goroutine
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			done <- os.NewSyscallError("unshare", err)
+			return
+		}
+		for _, v := range volumes {
+			wd, err := one(v)
+			if err != nil {
+				done <- os.NewSyscallError("inotify_add_watch", err)
+				return
+			}
+			watched[int32(wd)] = v
+		}
+		done <- nil
+	}()
+	return watched, <-done
 }

@@ -50,6 +50,7 @@ type Table struct {
 
 type session struct {
 	id, who, resume string
+	token           [32]byte // the hash of its token: whose it is
 	since           time.Time
 	generation      uint64
 	until           time.Time // zero while connected
@@ -73,7 +74,7 @@ func New() *Table { return &Table{sessions: map[string]*session{}, ports: map[Ke
 // Hello begins or resumes a session. One that is connected already is taken over by whoever shows its resume token:
 // the old channel is dead and does not know it yet. Its TCP ports stay as they are for the grace time: who comes waits
 // in the listener's queue. Its UDP ports go back: their receivers go with the old channel.
-func (t *Table) Hello(id, resume, who string, now time.Time) (Info, error) {
+func (t *Table) Hello(id, resume, who string, token [32]byte, now time.Time) (Info, error) {
 	if id == "" || len(id) > maxText || len(who) > maxText {
 		return Info{}, &wire.Refusal{Errno: syscall.EINVAL, Message: "a session needs an id, and its names must be short"}
 	}
@@ -83,7 +84,7 @@ func (t *Table) Hello(id, resume, who string, now time.Time) (Info, error) {
 			return Info{}, &wire.Refusal{Errno: syscall.EBUSY,
 				Message: fmt.Sprintf("session %q belongs to %s", id, s.who)}
 		}
-		s.generation, s.until = t.last, time.Time{}
+		s.generation, s.until, s.token = t.last, time.Time{}, token
 		info := Info{Resume: s.resume, Resumed: true, Since: s.since, Generation: s.generation}
 		for _, h := range t.ports {
 			if h.owner != s {
@@ -101,7 +102,7 @@ func (t *Table) Hello(id, resume, who string, now time.Time) (Info, error) {
 		return Info{}, &wire.Refusal{Errno: syscall.EUSERS,
 			Message: fmt.Sprintf("this agent serves %d sessions already", MaxSessions)}
 	}
-	s := &session{id: id, who: clean(who), resume: rand.Text(), since: now, generation: t.last}
+	s := &session{id: id, who: clean(who), token: token, resume: rand.Text(), since: now, generation: t.last}
 	t.sessions[id] = s
 	return Info{Resume: s.resume, Since: s.since, Generation: s.generation}, nil
 }

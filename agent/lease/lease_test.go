@@ -17,11 +17,17 @@ func port(n uint16) wire.Port { return wire.Port{Network: "tcp", Port: n} }
 
 func hello(t *testing.T, table *Table, id, resume string, at time.Duration) Info {
 	t.Helper()
-	i, err := table.Hello(id, resume, id+"@host", t0.Add(at))
+	i, err := table.Hello(id, resume, id+"@host", tokenOf(id), t0.Add(at))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return i
+}
+
+// tokenOf is the hash of a session's token: those whose ids begin alike share one.
+func tokenOf(id string) (hash [32]byte) {
+	copy(hash[:], id[:min(1, len(id))])
+	return hash
 }
 
 func steal(t *testing.T, table *Table, id string, i Info, stream uint32, at time.Duration, ports ...wire.Port) {
@@ -70,18 +76,18 @@ func TestRefused(t *testing.T) {
 		t.Error(err)
 	}
 	for _, id := range []string{"", strings.Repeat("x", maxText+1)} {
-		if _, err := table.Hello(id, "", "", t0); !errors.Is(err, syscall.EINVAL) {
+		if _, err := table.Hello(id, "", "", tokenOf(id), t0); !errors.Is(err, syscall.EINVAL) {
 			t.Errorf("%q: %v", id, err)
 		}
 	}
 	for i := range MaxSessions - 1 {
 		hello(t, table, fmt.Sprint(i), "", 0)
 	}
-	if _, err := table.Hello("more", "", "", t0); !errors.Is(err, syscall.EUSERS) {
+	if _, err := table.Hello("more", "", "", tokenOf("more"), t0); !errors.Is(err, syscall.EUSERS) {
 		t.Error(err)
 	}
 	other := New()
-	if _, err := other.Hello("x", "", "evil\x1b[31m\n\xff", t0); err != nil || other.sessions["x"].who != "evil[31m" {
+	if _, err := other.Hello("x", "", "evil\x1b[31m\n\xff", tokenOf("x"), t0); err != nil || other.sessions["x"].who != "evil[31m" {
 		t.Errorf("%q", other.sessions["x"].who)
 	}
 }
@@ -100,7 +106,7 @@ func TestGrace(t *testing.T) {
 	if next, ok := table.Next(); !ok || !next.Equal(t0.Add(Grace)) {
 		t.Errorf("next %v %v", next, ok)
 	}
-	if _, err := table.Hello("a", "guess", "x", t0); !errors.Is(err, syscall.EBUSY) {
+	if _, err := table.Hello("a", "guess", "x", tokenOf("x"), t0); !errors.Is(err, syscall.EBUSY) {
 		t.Error(err)
 	}
 	if got := table.Expire(t0.Add(Grace)); len(got) != 0 {
@@ -200,4 +206,34 @@ func TestFull(t *testing.T) {
 	if err := table.Steal("a", a.Generation, 99, append(ports(65, 1), port(9000)), t0); !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("one more among its own: %v", err)
 	}
+}
+
+// TestSessions: everybody sees all, and stops only those of the own token.
+func TestSessions(t *testing.T) {
+	table := New()
+	a1, a2, b := hello(t, table, "a1", "", 0), hello(t, table, "a2", "", time.Second), hello(t, table, "b", "", 2*time.Second)
+	steal(t, table, "a1", a1, 1, 0, port(81), port(80), wire.Port{Network: "udp", Port: 80})
+	steal(t, table, "b", b, 1, 0, port(90))
+	table.Gone("a1", a1.Generation, t0)
+	all := table.Sessions("a2", a2.Generation)
+	if len(all) != 3 || all[0].ID != "a1" || !all[0].Mine || !all[0].Lost || fmt.Sprint(all[0].Ports) != "[{tcp 80 false} {udp 80 false} {tcp 81 false}]" ||
+		!all[1].Mine || all[1].Lost || all[1].Mode != "" || all[2].Mine || all[2].Who != "b@host" || all[2].Mode != "steal" {
+		t.Errorf("%+v", all)
+	}
+	if _, err := table.Stop("a2", a2.Generation, "b"); !errors.Is(err, syscall.EPERM) || !strings.Contains(err.Error(), "is b@host's, since 12:00:02 UTC; only they") {
+		t.Error(err)
+	}
+	if _, err := table.Stop("a2", a2.Generation, "nobody"); !errors.Is(err, syscall.ENOENT) {
+		t.Error(err)
+	}
+	if _, err := table.Stop("a2", a1.Generation, "b"); !errors.Is(err, syscall.ESTALE) {
+		t.Error(err)
+	}
+	if detach, err := table.Stop("b", b.Generation, "b"); numbers(detach) != "90" || err != nil {
+		t.Error(detach, err)
+	}
+	if _, err := table.Stop("a2", a2.Generation, "a1"); err != nil || table.Uses(tokenOf("b")) || !table.Uses(tokenOf("a")) {
+		t.Error(err)
+	}
+	steal(t, table, "a2", a2, 1, 3*time.Second, port(80)) // no reservation is left
 }

@@ -14,7 +14,7 @@ import (
 // Goroutines: one that receives; it ends, and fails every call, when the other process has gone.
 type Caller struct {
 	conn    *Conn
-	onEvent func(Message)
+	onEvent func(Message, []*os.File)
 
 	mu      sync.Mutex
 	last    uint32
@@ -27,8 +27,9 @@ type answer struct {
 	files []*os.File
 }
 
-// NewCaller begins to receive. onEvent is told of messages that answer nothing; it must not block.
-func NewCaller(conn *Conn, onEvent func(Message)) *Caller {
+// NewCaller begins to receive. onEvent is told of messages that answer nothing; it must not block, and
+// the files are its.
+func NewCaller(conn *Conn, onEvent func(Message, []*os.File)) *Caller {
 	c := &Caller{conn: conn, onEvent: onEvent, pending: map[uint32]chan answer{}, done: make(chan struct{})}
 	go c.receive()
 	return c
@@ -36,6 +37,15 @@ func NewCaller(conn *Conn, onEvent func(Message)) *Caller {
 
 // Done is closed when the other process has gone.
 func (c *Caller) Done() <-chan struct{} { return c.done }
+
+// Tell sends a question whose answer does not matter; those of one goroutine arrive in their order.
+func (c *Caller) Tell(op string, body any) error {
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return fmt.Errorf("pair: encoding %q: %v", op, err)
+	}
+	return c.conn.Send(Message{Op: op, Body: raw})
+}
 
 // Call sends a question and waits for its answer, which the other side gives promptly or dies. A refusal is a
 // *wire.Refusal. The files belong to the caller.
@@ -100,8 +110,7 @@ func (c *Caller) receive() {
 			return
 		}
 		if m.Op != "" {
-			CloseAll(files)
-			c.onEvent(m)
+			c.onEvent(m, files)
 			continue
 		}
 		c.mu.Lock()

@@ -15,6 +15,9 @@ const (
 	OpGone     = "gone"     // Channel: lost; detached when answered, the reservation stays for the grace time
 	OpBye      = "bye"      // Channel: ended on purpose; reservations go, too
 	OpOriginal = "original" // Original, answered by Dialable and one socket, bound, not connected
+	OpStop     = "stop"     // Stop: another session of the same token is over when answered
+	OpSessions = "sessions" // Channel; the answer's file holds []wire.SessionInfo as JSON
+	OpTarget   = "target"   // Target, without an answer: a session's word on which container to follow
 	OpRelease  = "release"  // Dialable: the bypass of an original's socket is not needed any more
 	OpPong     = "pong"     // not a question: the child lives
 )
@@ -23,6 +26,7 @@ const (
 const (
 	OpStart  = "start"  // Start, the first message; its files in the order of the constants below
 	OpRetire = "retire" // Retire: say goodbye and end
+	OpView   = "view"   // View: the container has ended (no files), or another took its place (root, environ, mountinfo)
 	OpPing   = "ping"   // to be answered by the message OpPong, which has no answer
 )
 
@@ -34,19 +38,38 @@ const (
 	FileMounts          // /proc/PID/mountinfo
 	FileOurs            // the agent's own mountinfo
 	FileRest            // trace if Trace; steal listeners; raw sockets
+
+	// ViewFiles is how many files there are to see of the target: FileRoot to FileMounts.
+	ViewFiles = FileOurs - FileRoot
 )
+
+// Rights of an agent, for Pod. The modes of package steal are rights, too.
+const (
+	RightFiles    = "files"
+	RightEnv      = "env"
+	RightNames    = "names"
+	RightOutgoing = "outgoing"
+	RightHostname = "hostname"
+)
+
+// View says what the files of a target are.
+type View struct {
+	Target string // for messages: local/PID (exe)
+	Files  bool   // the root directory is one; else it is out of reach, and the file anything
+	Notice string // a line for the sessions; "" for none
+}
 
 // Start tells the child what it is.
 type Start struct {
-	Target    string   // for messages: local/PID (exe)
-	TokenHash []byte   // SHA-256 of the sessions' token
-	PeerUID   uint32   // whose unix socket connections are accepted
-	UID, GID  int      // the target's
-	Groups    []int    // the target's supplementary groups
-	Caps      uint64   // what to keep of the capabilities, as a bit set (capabilities(7))
-	Rights    []string // for Pod
-	Limits    []string // for Pod
-	Redirect  bool     // stolen connections come by NAT: the address called is in the connection tracking
+	View      View
+	PeerUID   uint32       // whose connections are accepted where the listener is a unix socket
+	UID, GID  int          // the target's
+	Groups    []int        // the target's supplementary groups
+	Caps      uint64       // what to keep of the capabilities, as a bit set (capabilities(7))
+	Rights    []string     // for Pod
+	Limits    []string     // for Pod
+	Gateways  []netip.Addr // of the pod
+	Redirect  bool         // stolen connections come by NAT: the address called is in the connection tracking
 	Trace     bool
 	Resuming  bool // there was a child before; its sessions come back to this one
 	Listeners int  // how many steal listeners
@@ -56,6 +79,7 @@ type Start struct {
 // Hello asks for a session's lease.
 type Hello struct {
 	Session, Resume, Who string
+	TokenHash            []byte // SHA-256 of the token that it showed
 }
 
 // Lease answers Hello. Generation names this channel of the session in later questions.
@@ -86,6 +110,15 @@ type Stolen struct {
 	UDP    [][2]bool
 	Closed int // connections already open that were ended
 }
+
+// Stop ends the session Other.
+type Stop struct {
+	Channel
+	Other string
+}
+
+// Target names a container.
+type Target struct{ Container string }
 
 // Unsteal ends a steal.
 type Unsteal struct {

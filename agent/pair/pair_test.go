@@ -65,7 +65,7 @@ func TestFiles(t *testing.T) {
 func TestCaller(t *testing.T) {
 	a, b := both(t)
 	events := make(chan Message, 1)
-	c := NewCaller(a, func(m Message) { events <- m })
+	c := NewCaller(a, func(m Message, _ []*os.File) { events <- m })
 	go func() { // answers in pairs, the second first
 		for {
 			first, _, err := b.Recv()

@@ -18,17 +18,22 @@ type inside struct {
 	uts error
 }
 
-// enter takes a new thread to the namespaces. Without the network it fails; without the other it does not.
+// enter takes a new thread to the namespaces; nil ones are this process's own already. Without the network it fails;
+// without the other it does not.
 func enter(netns, uts *os.File) (*inside, error) {
 	in := &inside{jobs: make(chan func())}
 	ready := make(chan error)
 	go func() {
 		runtime.LockOSThread()
-		if err := unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET); err != nil {
-			ready <- fmt.Errorf("entering the pod's network: setns: %w", err)
-			return // the thread ends with its goroutine
+		if netns != nil {
+			if err := unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET); err != nil {
+				ready <- fmt.Errorf("entering the pod's network: setns: %w", err)
+				return // the thread ends with its goroutine
+			}
 		}
-		in.uts = unix.Setns(int(uts.Fd()), unix.CLONE_NEWUTS)
+		if uts != nil {
+			in.uts = unix.Setns(int(uts.Fd()), unix.CLONE_NEWUTS)
+		}
 		ready <- nil
 		for f := range in.jobs {
 			f()

@@ -10,15 +10,19 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/stepin-dev/stepin/agent/pair"
 	"github.com/stepin-dev/stepin/agent/steal"
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
-// loop answers the child, one question after the other, until there is nothing left to do.
+// loop answers the child and whoever joins, one question after the other, until there is nothing left to do.
 func (p *Parent) loop(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	poll := time.NewTicker(successorPoll)
+	defer poll.Stop()
 	for {
 		p.detach(p.table.Expire(time.Now()))
 		until, ok := p.deadline()
@@ -31,6 +35,10 @@ func (p *Parent) loop(ctx context.Context) error {
 			wait = max(0, time.Until(until))
 		}
 		timer.Reset(wait)
+		var searching <-chan time.Time
+		if !p.gone.IsZero() {
+			searching = poll.C
+		}
 		select {
 		case m, ok := <-p.child.messages:
 			if !ok {
@@ -39,8 +47,13 @@ func (p *Parent) loop(ctx context.Context) error {
 			p.answer(m)
 		case <-p.child.done:
 			return p.childEnded()
+		case j := <-p.joins:
+			p.Log.Info("a token for", "who", j.who)
+			j.answer <- p.tokens.mint(p.table.Uses)
 		case <-p.ended:
-			if done, err := p.replace(ctx); done || err != nil {
+			p.targetEnded()
+		case <-searching:
+			if done, err := p.follow(); done || err != nil {
 				return err
 			}
 		case <-ctx.Done():
@@ -98,53 +111,116 @@ func (p *Parent) retire(r pair.Retire) error {
 	}
 }
 
-// replace looks for the process that took the ended target's place and puts a new child on it. Meanwhile the old child
-// serves on. done says that there is none.
-func (p *Parent) replace(ctx context.Context) (done bool, err error) {
-	p.Log.Info("the target has ended", "pid", p.target.pid)
-	poll := time.NewTicker(successorPoll)
-	defer poll.Stop()
-	for end := time.Now().Add(successorWait); time.Now().Before(end); {
-		if pid := p.target.successor(); pid != 0 {
-			if next, err := openTarget(pid); err == nil {
-				if next.netns == p.target.netns {
-					return false, p.take(next)
-				}
-				next.close()
-			}
-		}
-		for waiting := true; waiting; {
-			select {
-			case m, ok := <-p.child.messages:
-				if !ok {
-					return true, p.childEnded()
-				}
-				p.answer(m)
-			case <-ctx.Done():
-				return true, p.retire(pair.Retire{Reason: "the agent was ended"})
-			case <-poll.C:
-				waiting = false
-			}
-		}
-		if _, ok := p.table.Next(); !ok && p.table.Idle() && p.joined {
-			break // nobody is interested
-		}
-		p.detach(p.table.Expire(time.Now()))
-	}
-	return true, p.retire(pair.Retire{
-		Reason: fmt.Sprintf("the pod's process %d (%s) has ended and no other took its place", p.target.pid, p.target.exe)})
+// targetEnded begins the search for the process that takes the target's place. The child serves on, but not the ended
+// one's files: they would be empty, and kept from being unmounted.
+func (p *Parent) targetEnded() {
+	p.Log.Info("the target has ended", "pid", p.target.process.pid)
+	p.ended, p.gone, p.goneTicks = nil, time.Now(), ticks()
+	p.target.release()
+	p.view(nil, "")
 }
 
-// take replaces the child. The steal stays: what comes meanwhile waits in the listeners' queues.
+// follow looks once. done says that there is nothing to wait for any more: of a process on this machine after a while; of
+// a pod when its sandbox has gone, for a container that fails again and again is started again only after minutes.
+func (p *Parent) follow() (done bool, err error) {
+	if next := p.successor(); next != nil {
+		return false, p.take(next)
+	}
+	if p.target.kube() {
+		if p.target.sandbox(os.Getpid(), p.child.cmd.Process.Pid) {
+			return false, nil
+		}
+		return true, p.retire(pair.Retire{Reason: "the pod has gone, and the agent with it"})
+	}
+	if _, ok := p.table.Next(); time.Since(p.gone) < successorWait && (ok || !p.table.Idle() || !p.joined) {
+		return false, nil
+	}
+	return true, p.retire(pair.Retire{
+		Reason: fmt.Sprintf("the pod's process %d (%s) has ended and no other took its place", p.target.process.pid, p.target.exe)})
+}
+
+// successor opens the one that is there; nil if there is none.
+func (p *Parent) successor() *target {
+	hint := p.hint
+	if hint == p.target.container {
+		hint = ""
+	}
+	pid := p.target.successor(hint, p.goneTicks)
+	if pid == 0 {
+		return nil
+	}
+	at := p.target.place
+	if at.kube() {
+		now, ok := look(pid)
+		if !ok {
+			return nil
+		}
+		at.container = now.cgroup.Container
+	}
+	next, err := openTarget(at, pid)
+	if err != nil {
+		return nil
+	}
+	if next.netns != p.target.netns || at.kube() && next.cgroup.Container != at.container {
+		next.close()
+		return nil
+	}
+	p.guessed = hint == ""
+	return next
+}
+
+// take puts the agent on the target's successor. The steal stays, and where the child can stay, every connection does.
 func (p *Parent) take(next *target) error {
-	p.Log.Info("another process took the target's place", "pid", next.pid)
+	p.Log.Info("another process took the target's place", "pid", next.process.pid)
+	last := p.target
+	p.target, p.gone = next, time.Time{}
+	same := last.like(next)
+	last.close()
+	if same {
+		p.view(next, fmt.Sprintf("the pod's process has ended; %s took its place", next))
+		p.awaitEnd()
+		return nil
+	}
 	p.child.end()
 	p.engine.ReleaseAll()
 	p.table.Pause(time.Now())
-	p.target.close()
-	p.target = next
 	return p.newChild(true)
 }
+
+// view tells the child what there is to see of the target: nothing while t is nil.
+func (p *Parent) view(t *target, notice string) {
+	var v pair.View
+	var files []*os.File
+	if t != nil {
+		v, files = t.view()
+		v.Notice = notice
+	}
+	raw, err := json.Marshal(v)
+	if err != nil {
+		p.Log.Error("telling the child of the target", "err", err)
+		return
+	}
+	_ = p.child.send(pair.Message{Op: pair.OpView, Body: raw}, files...) // it kills a child that takes nothing
+}
+
+// follows is a session's word on which container took the target's place. It sees the pod's status; it cannot name
+// another than one of this sandbox that began after the target had ended.
+func (p *Parent) follows(q pair.Target) {
+	if len(q.Container) != idLen {
+		return
+	}
+	p.hint = q.Container
+	if p.gone.IsZero() && p.guessed && p.hint != p.target.container {
+		if next := p.successor(); next != nil {
+			if err := p.take(next); err != nil {
+				p.Log.Error("following a session's word", "err", err)
+			}
+		}
+	}
+}
+
+// idLen is the length of a container's ID.
+const idLen = 64
 
 func (p *Parent) detach(ports []wire.Port) {
 	for _, port := range ports {
@@ -190,6 +266,24 @@ func (p *Parent) answer(m message) {
 			body, files, err = p.original(q)
 			owned = true
 		}
+	case pair.OpStop:
+		var q pair.Stop
+		if err = json.Unmarshal(m.Body, &q); err == nil {
+			var detach []wire.Port
+			detach, err = p.table.Stop(q.Session, q.Generation, q.Other)
+			p.detach(detach)
+		}
+	case pair.OpSessions:
+		var q pair.Channel
+		if err = json.Unmarshal(m.Body, &q); err == nil {
+			files, err = p.sessions(q)
+			owned = true
+		}
+	case pair.OpTarget:
+		var q pair.Target
+		if err = json.Unmarshal(m.Body, &q); err == nil {
+			p.follows(q)
+		}
 	case pair.OpRelease:
 		var q pair.Dialable
 		if err = json.Unmarshal(m.Body, &q); err == nil {
@@ -198,7 +292,11 @@ func (p *Parent) answer(m message) {
 	default:
 		err = &wire.Refusal{Errno: syscall.EOPNOTSUPP, Message: "parent: what is " + m.Op + "?"}
 	}
-	if err := m.from.send(pair.Answer(m.Message, body, err), files...); err != nil && !errors.Is(err, pair.ErrClosed) {
+	if m.ID == 0 {
+		if err != nil {
+			p.Log.Info("the child told something wrong", "op", m.Op, "err", err)
+		}
+	} else if err := m.from.send(pair.Answer(m.Message, body, err), files...); err != nil && !errors.Is(err, pair.ErrClosed) {
 		p.Log.Error("answering the child", "op", m.Op, "err", err)
 	}
 	if owned {
@@ -210,7 +308,10 @@ func (p *Parent) hello(q pair.Hello) (pair.Lease, error) {
 	if p.leaving {
 		return pair.Lease{}, &wire.Refusal{Errno: syscall.ESHUTDOWN, Message: "this agent is about to end"}
 	}
-	info, err := p.table.Hello(q.Session, q.Resume, q.Who, time.Now())
+	if !p.tokens.know(q.TokenHash) {
+		return pair.Lease{}, &wire.Refusal{Errno: syscall.EACCES, Message: "this agent does not know the session's token"}
+	}
+	info, err := p.table.Hello(q.Session, q.Resume, q.Who, [32]byte(q.TokenHash), time.Now())
 	if err != nil {
 		return pair.Lease{}, err
 	}
@@ -271,4 +372,22 @@ func (p *Parent) original(q pair.Original) (pair.Dialable, []*os.File, error) {
 		return pair.Dialable{}, nil, err
 	}
 	return pair.Dialable{ID: id}, []*os.File{f}, nil
+}
+
+// sessions writes the list to a memory file: it may be larger than a message of the pair.
+func (p *Parent) sessions(q pair.Channel) ([]*os.File, error) {
+	raw, err := json.Marshal(p.table.Sessions(q.Session, q.Generation))
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.MemfdCreate("sessions", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), "sessions")
+	if _, err := f.WriteAt(raw, 0); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return []*os.File{f}, nil
 }

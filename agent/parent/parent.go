@@ -1,38 +1,44 @@
 // Package parent is the agent's privileged process. It opens what needs rights (namespaces, listeners, BPF, the pod's
 // root) and hands descriptors to the child, which is in the pod; it decides who holds which port, because that must
-// outlive a child; and it ends when the child does. It must never read a byte from outside: its only peers are the
-// kernel and the child, and the child is not trusted.
+// outlive a child; and it ends when the child does. It must never read a byte from outside: its peers are the kernel, the
+// child, which is not trusted, and whoever runs in its own container.
 package parent
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/stepin-dev/stepin/agent/lease"
 	"github.com/stepin-dev/stepin/agent/pair"
+	"github.com/stepin-dev/stepin/agent/pod"
 	"github.com/stepin-dev/stepin/agent/steal"
 )
 
 // Options are the agent's arguments.
 type Options struct {
-	Pod       string // local/PID
-	Listen    string // unix:PATH
-	Sweep     bool   // remove PATH's directory at the end, if nobody needs it
-	TokenHash []byte // SHA-256 of the sessions' token
-	TTL       time.Duration
-	Who       string // user@host, for a second agent's message
-	Trace     string // file of what is done in the pod; "" for none
-	Log       *slog.Logger
+	Pod         string // local/PID or kube/UID/CONTAINERID
+	Listen      string // unix:PATH, or tcp:IP:PORT of this process's own loopback
+	Inside      bool   // this is an ephemeral container of the pod, and shares the target's processes
+	HostNetwork bool   // a pod in its node's network is meant
+	Sweep       bool   // remove PATH's directory at the end, if nobody needs it
+	TokenHash   []byte // SHA-256 of the creator's token
+	TTL         time.Duration
+	Who         string // user@host, for a second agent's message
+	Trace       string // file of what is done in the pod; "" for none
+	Log         *slog.Logger
 }
 
 const (
@@ -48,27 +54,37 @@ const (
 
 // Parent is the parent's state. Everything but the goroutines named belongs to Run's.
 //
-// Goroutines: Run's; inside's thread; the lock's; three a child (process.go); one that waits for the target's end.
+// Goroutines: Run's; inside's thread; the lock's and the joining's; three a child (process.go); one that waits for the target's end.
 type Parent struct {
 	Options
 	in       *inside
 	target   *target
 	lock     *lock
-	listener *net.UnixListener
+	listener listener
+	joining  *joining
+	joins    chan join
+	tokens   tokens
+	gateways []netip.Addr
 	engine   *steal.Engine
 	trace    *os.File
 	table    *lease.Table
 	child    *childProcess
-	ended    chan struct{} // closed when the target has ended
-	joined   bool          // there was a session
-	leaving  bool          // no session may join any more
-	began    time.Time
-	idle     time.Time // when the last session ended
+	ended    chan struct{} // closed when the target has ended; nil while there is none
+	gone     time.Time     // when it ended; zero while there is one
+	// goneTicks is gone as processes' starts count.
+	goneTicks uint64
+	hint      string // the container that a session said is the target's successor
+	guessed   bool   // the target was found without such a word
+	joined    bool   // there was a session
+	leaving   bool   // no session may join any more
+	began     time.Time
+	idle      time.Time // when the last session ended
 }
 
 // Run is the parent's whole life. Its error is for the user: one sentence, perhaps with " hint: " and another.
 func Run(ctx context.Context, o Options) (err error) {
-	p := &Parent{Options: o, table: lease.New(), began: time.Now()}
+	p := &Parent{Options: o, table: lease.New(), began: time.Now(), joins: make(chan join), tokens: tokens{}}
+	p.tokens[[sha256.Size]byte(o.TokenHash)] = p.began
 	defer p.close()
 	if err := p.open(); err != nil {
 		return err
@@ -79,28 +95,28 @@ func Run(ctx context.Context, o Options) (err error) {
 	return p.loop(ctx)
 }
 
+// listener is where sessions come in.
+type listener interface {
+	net.Listener
+	File() (*os.File, error)
+}
+
 // open gets everything that outlives a child.
-func (p *Parent) open() error {
-	pid, err := parsePod(p.Pod)
-	if err != nil {
+func (p *Parent) open() (err error) {
+	if err := p.find(); err != nil {
 		return err
 	}
-	if p.target, err = openTarget(pid); err != nil {
-		return err
+	netns, uts := p.target.net, p.target.uts
+	if p.Inside {
+		netns, uts = nil, nil
 	}
-	own, err := idOf("/proc/self/ns/net")
-	if err != nil {
-		return err
-	}
-	if own.ino == p.target.netns {
-		return fmt.Errorf("process %d shares this machine's own network, so it is no pod hint: take a process in namespaces of its own", pid)
-	}
-	if p.in, err = enter(p.target.net, p.target.uts); err != nil {
+	if p.in, err = enter(netns, uts); err != nil {
 		if errors.Is(err, fs.ErrPermission) {
 			return fmt.Errorf("%w hint: run stepin as root, or take a process in a user namespace of yours", err)
 		}
 		return err
 	}
+	_ = p.in.do(func() error { p.gateways = gateways(); return nil })
 	if p.lock, err = takeLock(p.in, p.target.netns, p.Who, p.Log); err != nil {
 		return err
 	}
@@ -115,18 +131,86 @@ func (p *Parent) open() error {
 	return p.listen()
 }
 
+// find opens the target, unless its network is not its own.
+func (p *Parent) find() error {
+	at, err := parsePod(p.Pod)
+	if err != nil {
+		return err
+	}
+	if p.Inside {
+		p.target, err = openInside(at)
+		return err
+	}
+	pid := at.local
+	if at.kube() {
+		found, err := at.find()
+		if err != nil {
+			return err
+		}
+		pid = found.pid
+	}
+	if p.target, err = openTarget(at, pid); err != nil {
+		return err
+	}
+	own := netnsOf(os.Getpid())
+	if at.kube() {
+		if p.target.cgroup.Container != at.container {
+			return explain(pid, syscall.ESRCH)
+		}
+		if (netnsOf(1) == p.target.netns || own == p.target.netns) && !p.HostNetwork {
+			return errors.New("the pod has no network of its own but its node's (hostNetwork), where every port is the node's " +
+				"hint: take a pod without hostNetwork, or start the agent with --host-network if the node's ports are meant")
+		}
+		return nil
+	}
+	if own == p.target.netns {
+		return fmt.Errorf("process %d shares this machine's own network, so it is no pod hint: take a process in namespaces of its own", pid)
+	}
+	return nil
+}
+
+// gateways are where the pod's traffic for elsewhere goes: on many networks that is the address by which the node, and
+// so its kubelet, comes. It must be called in the pod's network.
+func gateways() []netip.Addr {
+	ip4, _ := os.ReadFile("/proc/thread-self/net/route")
+	ip6, _ := os.ReadFile("/proc/thread-self/net/ipv6_route")
+	return append(pod.ParseRoutes(ip4), pod.ParseRoutes6(ip6)...)
+}
+
 // listen comes last: who can connect finds an agent that works.
-func (p *Parent) listen() (err error) {
+func (p *Parent) listen() error {
+	if addr, ok := strings.CutPrefix(p.Listen, "tcp:"); ok {
+		return p.listenTCP(addr)
+	}
 	path, ok := strings.CutPrefix(p.Listen, "unix:")
 	if !ok {
-		return fmt.Errorf("--listen %q: only unix:PATH is known", p.Listen)
+		return fmt.Errorf("--listen %q: only unix:PATH and tcp:IP:PORT are known", p.Listen)
 	}
-	if p.listener, err = net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"}); err != nil {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}
+	p.listener = l
 	if err := os.Chmod(path, 0o600); err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}
+	return nil
+}
+
+// listenTCP listens in this process's own network: a port-forward comes there. Whoever else is there needs a token, too.
+func (p *Parent) listenTCP(addr string) (err error) {
+	a, err := netip.ParseAddrPort(addr)
+	if err != nil || !a.Addr().IsLoopback() {
+		return fmt.Errorf("--listen %q: that is no address of the loopback with a port", p.Listen)
+	}
+	if p.joining, err = openJoining(p.joins, p.Log); err != nil {
+		return err
+	}
+	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(a))
+	if err != nil {
+		return fmt.Errorf("listening: %w", err)
+	}
+	p.listener = l
 	return nil
 }
 
@@ -142,9 +226,12 @@ func (p *Parent) close() {
 	if p.lock != nil { // before the listener: who finds its path gone may start the next agent
 		p.lock.close()
 	}
+	if p.joining != nil {
+		p.joining.close()
+	}
 	if p.listener != nil {
 		p.listener.Close()
-		if p.Sweep {
+		if p.Sweep && p.joining == nil {
 			sweep(filepath.Dir(p.listener.Addr().String()))
 		}
 	}
@@ -197,16 +284,15 @@ func (p *Parent) newChild(resuming bool) error {
 	}
 	defer pair.CloseAll(append(raw, listener))
 	t := p.target
-	start := pair.Start{Target: t.String(), TokenHash: p.TokenHash, PeerUID: uint32(os.Getuid()), UID: t.status.UID, GID: t.status.GID,
-		Groups: t.status.Groups, Caps: t.caps(), Limits: limits, Redirect: p.engine.Mode == steal.Redirect, Trace: p.trace != nil,
+	view, seen := t.view()
+	start := pair.Start{View: view, PeerUID: uint32(os.Getuid()), UID: t.status.UID, GID: t.status.GID,
+		Groups: t.status.Groups, Caps: t.caps(), Rights: p.rights(), Limits: append(limits, t.limits...), Gateways: p.gateways,
+		Redirect: p.engine.Mode == steal.Redirect, Trace: p.trace != nil,
 		Resuming: resuming, Listeners: len(p.engine.Listeners()), Raw: len(raw)}
-	if p.engine.Mode != steal.None {
-		start.Rights = []string{p.engine.Mode}
-	}
 	if p.engine.Limit != "" {
 		start.Limits = append(start.Limits, p.engine.Limit)
 	}
-	files := []*os.File{listener, t.root, t.environ, t.mounts, t.own}
+	files := append(append([]*os.File{listener}, seen...), t.own)
 	if p.trace != nil {
 		files = append(files, p.trace)
 	}
@@ -214,10 +300,33 @@ func (p *Parent) newChild(resuming bool) error {
 	if err := child.begin(start, files); err != nil {
 		return fmt.Errorf("starting the child: %w", err)
 	}
+	p.awaitEnd()
+	return nil
+}
+
+// rights are what this agent can do, by name.
+func (p *Parent) rights() []string {
+	have := []string{pair.RightNames, pair.RightOutgoing}
+	for _, r := range []struct {
+		name string
+		ok   bool
+	}{
+		{pair.RightHostname, p.in.uts == nil}, {pair.RightFiles, p.target.root != nil}, {pair.RightEnv, p.target.environ != nil},
+		{steal.Lookup, p.engine.Mode != steal.None}, {steal.Redirect, p.engine.Mode == steal.Redirect},
+	} {
+		if r.ok {
+			have = append(have, r.name)
+		}
+	}
+	return have
+}
+
+// awaitEnd has the loop see the target's end.
+func (p *Parent) awaitEnd() {
+	t := p.target
 	p.ended = make(chan struct{})
 	go func(ended chan struct{}) {
 		t.wait()
 		close(ended)
 	}(p.ended)
-	return nil
 }

@@ -1,6 +1,7 @@
 package parent
 
 import (
+	"crypto/sha256"
 	"os"
 	"strings"
 	"testing"
@@ -9,10 +10,15 @@ import (
 )
 
 func TestParsePod(t *testing.T) {
-	if pid, err := parsePod("local/42"); pid != 42 || err != nil {
-		t.Error(pid, err)
+	const uid, container = "0f5b1c9e-7a41-4d5f-9d39-6f2f3a1b2c4d", "4c01db0b339c4c01db0b339c4c01db0b339c4c01db0b339c4c01db0b339cabcd"
+	if p, err := parsePod("local/42"); p != (place{local: 42}) || p.String() != "local/42" || err != nil {
+		t.Error(p, err)
 	}
-	for _, bad := range []string{"", "42", "local/", "local/0", "local/-1", "local/x", "local/1/2", "pod/orders"} {
+	if p, err := parsePod("kube/" + uid + "/" + container); p != (place{uid: uid, container: container}) || p.String() != "kube/"+uid+"/4c01db0b339c" || err != nil {
+		t.Error(p, err)
+	}
+	for _, bad := range []string{"", "42", "local/", "local/0", "local/-1", "local/x", "local/1/2", "pod/orders", "kube/" + uid, "kube//" + container,
+		"kube/" + uid + "/4c01", "kube/" + uid + "/containerd://" + container, "kube/../" + container} {
 		if _, err := parsePod(bad); err == nil || !strings.Contains(err.Error(), " hint: ") {
 			t.Errorf("%q: %v", bad, err)
 		}
@@ -20,16 +26,35 @@ func TestParsePod(t *testing.T) {
 }
 
 func TestOpenTarget(t *testing.T) {
-	own, err := openTarget(os.Getpid())
+	own, err := openTarget(place{local: os.Getpid()}, os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer own.close()
-	if !own.alive() || !own.same(os.Getpid()) || own.status.UID != os.Geteuid() || !own.userns || own.String() == "" {
+	if !own.alive() || !own.same(os.Getpid()) || own.status.UID != os.Geteuid() || !own.userns || own.String() == "" || !own.like(own) || own.start == 0 || own.start > ticks() {
 		t.Errorf("%+v", own)
 	}
-	if _, err := openTarget(1 << 30); err == nil {
+	if _, err := openTarget(place{}, 1<<30); err == nil {
 		t.Error("a process that cannot be")
+	}
+}
+
+func TestTokens(t *testing.T) {
+	all := tokens{}
+	nobody := func([32]byte) bool { return false }
+	first := all.mint(nobody)
+	hash := sha256.Sum256([]byte(first))
+	if first == "" || !all.know(hash[:]) || all.know(hash[1:]) || all.know(make([]byte, 32)) {
+		t.Error("a token")
+	}
+	for len(all) < maxTokens {
+		all.mint(nobody)
+	}
+	if all.mint(func([32]byte) bool { return true }) != "" || !all.know(hash[:]) {
+		t.Error("more than there may be")
+	}
+	if all.mint(nobody) == "" || all.know(hash[:]) || len(all) != maxTokens {
+		t.Error("the oldest makes room")
 	}
 }
 

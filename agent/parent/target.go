@@ -3,28 +3,31 @@ package parent
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/stepin-dev/stepin/agent/pair"
 	"github.com/stepin-dev/stepin/agent/pod"
 )
 
-// target is the pod's process and what is open of it. It owns its files.
+// target is the pod's process and what is open of it. It owns its files; root, environ and mounts are nil where they
+// are out of reach, which limits says.
 type target struct {
-	pid    int
-	exe    string // its executable's path, for messages and to know a successor by
+	place
+	process
+	exe    string // its executable's path, for messages and to know a successor by; "" where it is not to be seen
 	file   fileID // the executable itself
 	netns  uint64 // inode of its network namespace
 	status pod.Status
 	// userns says that it is in this process's user namespace: only then its capabilities mean the same here.
 	userns bool
+	limits []string
 
 	pidfd                                *os.File
 	net, uts, root, environ, mounts, own *os.File
@@ -32,34 +35,19 @@ type target struct {
 
 type fileID struct{ dev, ino uint64 }
 
-// parsePod reads --pod. Other kinds than local/PID will follow.
-func parsePod(s string) (pid int, err error) {
-	kind, rest, _ := strings.Cut(s, "/")
-	if kind != "local" {
-		return 0, fmt.Errorf("--pod %q: only local/PID is known hint: give the number of a process on this machine", s)
-	}
-	pid, err = strconv.Atoi(rest)
-	if err != nil || pid < 1 {
-		return 0, fmt.Errorf("--pod %q: %q is no process number hint: give the number of a process on this machine", s, rest)
-	}
-	return pid, nil
-}
-
 // openTarget opens all there is to open of a process. The pidfd comes first: what is read afterwards is of that
 // process, if it still lives at the end.
-func openTarget(pid int) (t *target, err error) {
-	t = &target{pid: pid}
+func openTarget(at place, pid int) (t *target, err error) {
+	t = &target{place: at}
 	defer func() {
 		if err != nil {
 			t.close()
 			t = nil
 		}
 	}()
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return t, explain(pid, err)
+	if err := t.identify(pid); err != nil {
+		return t, err
 	}
-	t.pidfd = os.NewFile(uintptr(fd), "pidfd")
 	dir := fmt.Sprintf("/proc/%d/", pid)
 	for _, f := range []struct {
 		into **os.File
@@ -73,13 +61,6 @@ func openTarget(pid int) (t *target, err error) {
 		if *f.into, err = os.OpenFile(f.name, f.flag, 0); err != nil {
 			return t, explain(pid, err)
 		}
-	}
-	status, err := os.ReadFile(dir + "status")
-	if err != nil {
-		return t, explain(pid, err)
-	}
-	if t.status, err = pod.ParseStatus(status); err != nil {
-		return t, err
 	}
 	if t.exe, err = os.Readlink(dir + "exe"); err != nil {
 		return t, explain(pid, err)
@@ -107,6 +88,28 @@ func openTarget(pid int) (t *target, err error) {
 	return t, nil
 }
 
+// identify opens the pidfd and reads who the process is.
+func (t *target) identify(pid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return explain(pid, err)
+	}
+	t.pidfd = os.NewFile(uintptr(fd), "pidfd")
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return explain(pid, err)
+	}
+	if t.status, err = pod.ParseStatus(status); err != nil {
+		return err
+	}
+	p, ok := look(pid)
+	if !ok {
+		return explain(pid, syscall.ESRCH)
+	}
+	t.process = p
+	return nil
+}
+
 func explain(pid int, err error) error {
 	var path *fs.PathError
 	if errors.As(err, &path) {
@@ -130,11 +133,36 @@ func idOf(path string) (fileID, error) {
 }
 
 func (t *target) close() {
-	for _, f := range []*os.File{t.pidfd, t.net, t.uts, t.root, t.environ, t.mounts, t.own} {
+	t.release()
+	for _, f := range []*os.File{t.pidfd, t.net, t.uts, t.own} {
 		if f != nil {
 			f.Close()
 		}
 	}
+}
+
+// release closes what would keep an ended process's mounts from going.
+func (t *target) release() {
+	for _, f := range []**os.File{&t.root, &t.environ, &t.mounts} {
+		if *f != nil {
+			(*f).Close()
+			*f = nil
+		}
+	}
+}
+
+// view is what the child is to see, and its files, in the order of pair.FileRoot and on. What is out of reach is an empty
+// file.
+func (t *target) view() (pair.View, []*os.File) {
+	return pair.View{Target: t.String(), Files: t.root != nil}, []*os.File{or(t.root, t.own), or(t.environ, t.own), or(t.mounts, t.own)}
+}
+
+// or is an open file in the place of one that is not.
+func or(f, otherwise *os.File) *os.File {
+	if f != nil {
+		return f
+	}
+	return otherwise
 }
 
 // caps are the target's capabilities as far as they mean anything to the child.
@@ -146,7 +174,11 @@ func (t *target) caps() uint64 {
 }
 
 func (t *target) String() string {
-	return fmt.Sprintf("local/%d (%s)", t.pid, filepath.Base(t.exe))
+	name := t.status.Name
+	if t.exe != "" {
+		name = filepath.Base(t.exe)
+	}
+	return fmt.Sprintf("%s (%s)", t.place, name)
 }
 
 // alive asks the pidfd: it becomes readable when the process ends.
@@ -165,35 +197,71 @@ func waitReadable(f *os.File, milliseconds int) bool {
 	}
 }
 
-// successor finds a process of the same executable in the same network namespace; 0 if there is none. It must not be
-// the ended one itself, which may still be there as a zombie.
-func (t *target) successor() int {
-	proc, err := os.Open("/proc")
+// like says that next may take t's place without anybody noticing but by its files: a child that is t's user is its user.
+func (t *target) like(next *target) bool {
+	return t.userns == next.userns && t.status.UID == next.status.UID && t.status.GID == next.status.GID &&
+		slices.Equal(t.status.Groups, next.status.Groups) && t.caps() == next.caps()
+}
+
+// successor finds the process that took the place of t, which has ended at the time ended; 0 if there is none. hint is
+// the container that the session knows to follow, "" if it does not. Without it, it is one of the same executable: of a
+// pod, the first of another container that began since. It must not be the ended one itself, which may still be there
+// as a zombie.
+func (t *target) successor(hint string, ended uint64) (pid int) {
+	if !t.kube() {
+		_ = processes(func(other int) bool {
+			if other != t.process.pid && netnsOf(other) == t.netns && t.same(other) {
+				pid = other
+			}
+			return pid == 0
+		})
+		return pid
+	}
+	// A container starts after the one before it has ended; the clock counts in ticks, and the end is seen a moment late.
+	const slack = 100
+	fresh, err := first(func(p process) bool {
+		return p.cgroup.Container != t.container && (hint == "" || p.cgroup.Container == hint) && t.member(p)
+	})
 	if err != nil {
 		return 0
 	}
-	defer proc.Close()
-	for {
-		const batch = 512
-		names, err := proc.Readdirnames(batch)
-		for _, n := range names {
-			pid, nerr := strconv.Atoi(n)
-			if nerr == nil && pid != t.pid && t.same(pid) {
-				return pid
-			}
-		}
-		if err == io.EOF || err != nil {
-			return 0
+	for _, p := range fresh {
+		if p.start+slack >= ended && (hint != "" && !initializing(p.pid) || t.same(p.pid)) {
+			return p.pid
 		}
 	}
+	return 0
 }
 
+// initializing says that a process is still the runtime's own, in the container but not yet what the container runs.
+func initializing(pid int) bool {
+	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	name := strings.TrimSuffix(string(comm), "\n")
+	return err != nil || strings.HasPrefix(name, "runc") || name == "crun" || name == "youki"
+}
+
+// member says that a process is in the pod's sandbox: its network namespace and, as far as it is known, its cgroup. The
+// latter is what counts where the network is the node's.
+func (t *target) member(p process) bool {
+	return (t.cgroup.Pod == "" || p.cgroup.Pod == t.cgroup.Pod) && netnsOf(p.pid) == t.netns
+}
+
+// sandbox says that the pod's sandbox is still there: its pause process, or any other of the pod, the agent's apart.
+func (t *target) sandbox(ours ...int) (there bool) {
+	err := processes(func(pid int) bool {
+		if slices.Contains(ours, pid) || netnsOf(pid) != t.netns {
+			return true
+		}
+		p, ok := look(pid)
+		there = ok && t.member(p)
+		return !there
+	})
+	return there || err != nil
+}
+
+// same says that a process has the same executable.
 func (t *target) same(pid int) bool {
 	dir := fmt.Sprintf("/proc/%d/", pid)
-	netns, err := idOf(dir + "ns/net")
-	if err != nil || netns.ino != t.netns {
-		return false
-	}
 	if file, err := idOf(dir + "exe"); err == nil && file == t.file {
 		return true
 	}

@@ -87,6 +87,11 @@ func actorMain(root string) error {
 		if err := unix.Chroot(spareRoot); err != nil {
 			return err
 		}
+		if os.Getenv(spareEnv) == "pod's user" {
+			if err := becomePodUser(); err != nil {
+				return err
+			}
+		}
 		select {}
 	}
 	if err := a.build(root); err != nil {
@@ -140,6 +145,10 @@ func (a *actor) build(root string) error {
 	if os.Getenv("STEPIN_TEST_USER") != "" {
 		return nil // root of its user namespace
 	}
+	return becomePodUser()
+}
+
+func becomePodUser() error {
 	if err := syscall.Setgroups([]int{secretGID}); err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ func main() {
 	// Whoever started this may go before it and take the reading end of its stderr along.
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	err := run(ctx, os.Stderr, os.Args[1:])
+	err := run(ctx, os.Stdout, os.Stderr, os.Args[1:])
 	stop()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "stepin-agent: %s\n", strings.Join(strings.Fields(err.Error()), " "))
@@ -33,7 +33,10 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, stderr io.Writer, args []string) error {
+func run(ctx context.Context, stdout, stderr io.Writer, args []string) error {
+	if len(args) > 0 && args[0] == "join" {
+		return join(ctx, stdout, args[1:])
+	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level(os.Getenv("STEPIN_LOG"))}))
 	const control = 3
 	if len(args) == 1 && args[0] == parent.ChildArg {
@@ -44,9 +47,11 @@ func run(ctx context.Context, stderr io.Writer, args []string) error {
 	var token string
 	flags := flag.NewFlagSet("stepin-agent", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	flags.StringVar(&o.Pod, "pod", "", "local/PID")
-	flags.StringVar(&o.Listen, "listen", "", "unix:PATH")
-	flags.StringVar(&token, "token-sha256", "", "SHA-256 of the sessions' token, in hex")
+	flags.StringVar(&o.Pod, "pod", "", "local/PID or kube/UID/CONTAINERID")
+	flags.StringVar(&o.Listen, "listen", "", "unix:PATH or tcp:127.0.0.1:PORT")
+	flags.BoolVar(&o.Inside, "inside", false, "this is an ephemeral container of the pod and shares the target's processes")
+	flags.BoolVar(&o.HostNetwork, "host-network", false, "a pod in its node's network is meant")
+	flags.StringVar(&token, "token-sha256", "", "SHA-256 of the first session's token, in hex")
 	flags.DurationVar(&o.TTL, "ttl", 0, "how long to stay without a session")
 	flags.StringVar(&o.Who, "who", "", "who starts this, as user@host")
 	flags.StringVar(&o.Trace, "trace", "", "file for what is done in the pod, as JSON lines")
@@ -65,6 +70,25 @@ func run(ctx context.Context, stderr io.Writer, args []string) error {
 	o.TokenHash = hash
 	keepInherited()
 	return parent.Run(ctx, o)
+}
+
+// join prints a fresh token of the agent that runs in this container.
+func join(ctx context.Context, stdout io.Writer, args []string) error {
+	flags := flag.NewFlagSet("stepin-agent join", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	who := flags.String("who", "", "who joins, as user@host")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", flags.Args())
+	}
+	token, err := parent.Join(ctx, *who)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(stdout, token)
+	return err
 }
 
 // keepInherited keeps descriptors that were inherited (this program's own file, a trace) from the child.

@@ -130,11 +130,12 @@ func rank() string {
 
 // testPod is a running actor.
 type testPod struct {
-	t   *testing.T
-	cmd *exec.Cmd
-	in  *json.Encoder
-	out *json.Decoder
-	pid int
+	t    *testing.T
+	cmd  *exec.Cmd
+	in   *json.Encoder
+	out  *json.Decoder
+	pid  int
+	root string
 }
 
 func newPod(t *testing.T, env ...string) *testPod {
@@ -144,7 +145,7 @@ func newPod(t *testing.T, env ...string) *testPod {
 		t.Fatal(err)
 	}
 	root := t.TempDir()
-	p := &testPod{t: t, cmd: exec.Command(exe)}
+	p := &testPod{t: t, cmd: exec.Command(exe), root: root}
 	p.cmd.Env = append([]string{actorEnv + "=" + root, "STEPIN_TEST_USER=" + rank(), "GREETING=hello from the pod"}, env...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWUTS | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	if ordinary() {
@@ -221,13 +222,13 @@ func until(t *testing.T, limit time.Duration, what string, ok func() bool) {
 
 // testAgent is a running agent.
 type testAgent struct {
-	t      *testing.T
-	cmd    *exec.Cmd
-	socket string
-	token  string
-	trace  string
-	err    *safeBuffer
-	done   chan struct{}
+	t               *testing.T
+	cmd             *exec.Cmd
+	network, socket string // where it listens
+	token           string
+	trace           string
+	err             *safeBuffer
+	done            chan struct{}
 }
 
 type safeBuffer struct {
@@ -247,18 +248,32 @@ func (s *safeBuffer) String() string {
 	return s.b.String()
 }
 
-// newAgent starts an agent; where it refuses to start its last line is returned.
+// newAgent starts an agent for a process; where it refuses to start its last line is returned.
 func newAgent(t *testing.T, pid int, args ...string) (*testAgent, string) {
 	t.Helper()
-	dir := publicDir(t) // so that the user alone decides who is let in
-	a := &testAgent{t: t, socket: filepath.Join(dir, "s"), token: "open sesame", trace: filepath.Join(dir, "trace"), err: &safeBuffer{}, done: make(chan struct{})}
-	hash := sha256.Sum256([]byte(a.token))
-	argv := append([]string{agentBinary, "--pod", "local/" + strconv.Itoa(pid), "--listen", "unix:" + a.socket,
-		"--token-sha256", hex.EncodeToString(hash[:]), "--who", "tester@here", "--trace", a.trace}, args...)
+	a := agentOf(t)
+	argv := append([]string{agentBinary, "--pod", "local/" + strconv.Itoa(pid)}, args...)
 	if ordinary() { // as the stub does
 		argv = append([]string{"nsenter", "-t", strconv.Itoa(pid), "-U", "--preserve-credentials", "--"}, argv...)
 	}
-	a.cmd = exec.Command(argv[0], argv[1:]...)
+	return a, a.start(exec.Command(argv[0], argv[1:]...))
+}
+
+// agentOf is an agent that is not started yet and listens on a unix socket.
+func agentOf(t *testing.T) *testAgent {
+	dir := publicDir(t) // so that the user alone decides who is let in
+	return &testAgent{t: t, network: "unix", socket: filepath.Join(dir, "s"), token: "open sesame", trace: filepath.Join(dir, "trace"),
+		err: &safeBuffer{}, done: make(chan struct{})}
+}
+
+// start starts the agent with cmd, whose arguments it completes, and waits until it listens. Where it refuses to start
+// its last line is returned.
+func (a *testAgent) start(cmd *exec.Cmd) string {
+	t := a.t
+	t.Helper()
+	hash := sha256.Sum256([]byte(a.token))
+	cmd.Args = append(cmd.Args, "--listen", a.network+":"+a.socket, "--token-sha256", hex.EncodeToString(hash[:]), "--who", "tester@here", "--trace", a.trace)
+	a.cmd = cmd
 	a.cmd.Env = []string{"STEPIN_LOG=debug", "PATH=" + os.Getenv("PATH")}
 	a.cmd.Stderr = a.err
 	if err := a.cmd.Start(); err != nil {
@@ -276,16 +291,16 @@ func newAgent(t *testing.T, pid int, args ...string) (*testAgent, string) {
 		select {
 		case <-a.done:
 			lines := strings.Split(strings.TrimSpace(a.err.String()), "\n")
-			return a, lines[len(lines)-1]
+			return lines[len(lines)-1]
 		default:
 		}
-		if c, err := net.Dial("unix", a.socket); err == nil {
+		if c, err := net.Dial(a.network, a.socket); err == nil {
 			c.Close()
-			return a, ""
+			return ""
 		}
 	}
 	t.Fatal("the agent does not listen")
-	return nil, ""
+	return ""
 }
 
 func startAgent(t *testing.T, pid int, args ...string) *testAgent {
@@ -333,7 +348,7 @@ type testSession struct {
 }
 
 func (a *testAgent) hello(id, resume string) (*testSession, error) {
-	raw, err := net.Dial("unix", a.socket)
+	raw, err := net.Dial(a.network, a.socket)
 	if err != nil {
 		return nil, err
 	}
