@@ -44,7 +44,7 @@ func refused(t *testing.T, err error, code fail.Code, words ...string) {
 	}
 }
 
-const ordersPod = `
+const wholePod = `
 metadata:
   name: orders-1
   namespace: shop
@@ -102,7 +102,7 @@ status:
 `
 
 func TestDescribe(t *testing.T) {
-	p := podOf(t, ordersPod)
+	p := podOf(t, wholePod)
 	have, err := describe(p, config.Target{}, "pod/orders-1")
 	if err != nil {
 		t.Fatal(err)
@@ -135,7 +135,7 @@ func TestDescribe(t *testing.T) {
 }
 
 func TestChoose(t *testing.T) {
-	p := podOf(t, ordersPod)
+	p := podOf(t, wholePod)
 	for asked, want := range map[string]string{"": "app", "istio-proxy": "istio-proxy", "log-tail": "log-tail"} {
 		if c, _, err := choose(p, asked); err != nil || c.Name != want {
 			t.Errorf("%q: %v, %v", asked, c, err)
@@ -186,7 +186,7 @@ func TestNoTarget(t *testing.T) {
 		}, fail.TargetNotReady, "it is being deleted"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p := podOf(t, ordersPod)
+			p := podOf(t, wholePod)
 			c.change(p)
 			_, err := describe(p, config.Target{}, "pod/orders-1")
 			refused(t, err, c.code, c.words)
@@ -213,7 +213,7 @@ func TestProbes(t *testing.T) {
 		"{grpc: {port: 1}}":                                    {Kind: "grpc", Port: 1},
 		"{}":                                                   {},
 	} {
-		p := podOf(t, ordersPod)
+		p := podOf(t, wholePod)
 		probe := &corev1.Probe{}
 		if err := yaml.Unmarshal([]byte(text), probe); err != nil {
 			t.Fatal(err)

@@ -28,9 +28,9 @@ const (
 )
 
 var (
-	orders   = metav1.ObjectMeta{Name: "orders", Namespace: "shop", UID: "d"}
-	selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "orders"}}
-	labelled = map[string]string{"app": "orders", "pod-template-hash": "1a"}
+	ordersMeta     = metav1.ObjectMeta{Name: "orders", Namespace: "shop", UID: "d"}
+	ordersSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "orders"}}
+	labelled       = map[string]string{"app": "orders", "pod-template-hash": "1a"}
 )
 
 // owned makes an object the controller of a pod.
@@ -74,12 +74,12 @@ func TestResolve(t *testing.T) {
 	unready := readyPod("starting", "5", 4*time.Hour, labelled)
 	unready.Status.Conditions = nil
 	list.Items = append(list.Items, *unready)
-	cron := &batchv1.CronJob{ObjectMeta: orders}
+	cron := &batchv1.CronJob{ObjectMeta: ordersMeta}
 	cron.Status.Active = []corev1.ObjectReference{{Name: "first"}, {Name: "second"}, {Name: "ended"}}
 	job := func(name, uid string, age time.Duration) *batchv1.Job {
 		j := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(uid)}}
 		j.CreationTimestamp = metav1.NewTime(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(-age))
-		j.Spec.Selector = selector
+		j.Spec.Selector = ordersSelector
 		return j
 	}
 	list.Items = append(list.Items, *owned(readyPod("of-second", "6", 0, labelled), "Job", "second", "j2"))
@@ -92,17 +92,17 @@ func TestResolve(t *testing.T) {
 			answer(list)(w, r)
 		},
 		podPath:                                         answer(readyPod("orders", "1", 0, nil)),
-		deploymentPath + "/orders":                      answer(&appsv1.Deployment{ObjectMeta: orders, Spec: appsv1.DeploymentSpec{Selector: selector}}),
-		apps + "statefulsets/orders":                    answer(&appsv1.StatefulSet{ObjectMeta: orders, Spec: appsv1.StatefulSetSpec{Selector: selector}}),
-		apps + "daemonsets/orders":                      answer(&appsv1.DaemonSet{ObjectMeta: orders, Spec: appsv1.DaemonSetSpec{Selector: selector}}),
-		apps + "replicasets/orders":                     answer(&appsv1.ReplicaSet{ObjectMeta: orders, Spec: appsv1.ReplicaSetSpec{Selector: selector}}),
+		deploymentPath + "/orders":                      answer(&appsv1.Deployment{ObjectMeta: ordersMeta, Spec: appsv1.DeploymentSpec{Selector: ordersSelector}}),
+		apps + "statefulsets/orders":                    answer(&appsv1.StatefulSet{ObjectMeta: ordersMeta, Spec: appsv1.StatefulSetSpec{Selector: ordersSelector}}),
+		apps + "daemonsets/orders":                      answer(&appsv1.DaemonSet{ObjectMeta: ordersMeta, Spec: appsv1.DaemonSetSpec{Selector: ordersSelector}}),
+		apps + "replicasets/orders":                     answer(&appsv1.ReplicaSet{ObjectMeta: ordersMeta, Spec: appsv1.ReplicaSetSpec{Selector: ordersSelector}}),
 		apps + "replicasets/other":                      answer(&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: "other"}}),
-		batch + "jobs/orders":                           answer(&batchv1.Job{ObjectMeta: orders, Spec: batchv1.JobSpec{Selector: selector}}),
+		batch + "jobs/orders":                           answer(&batchv1.Job{ObjectMeta: ordersMeta, Spec: batchv1.JobSpec{Selector: ordersSelector}}),
 		batch + "cronjobs/orders":                       answer(cron),
 		batch + "jobs/first":                            answer(job("first", "j1", time.Hour)),
 		batch + "jobs/second":                           answer(job("second", "j2", time.Minute)),
-		"GET /api/v1/namespaces/shop/services/orders":   answer(&corev1.Service{ObjectMeta: orders, Spec: corev1.ServiceSpec{Selector: selector.MatchLabels}}),
-		"GET /api/v1/namespaces/shop/services/headless": answer(&corev1.Service{ObjectMeta: orders}),
+		"GET /api/v1/namespaces/shop/services/orders":   answer(&corev1.Service{ObjectMeta: ordersMeta, Spec: corev1.ServiceSpec{Selector: ordersSelector.MatchLabels}}),
+		"GET /api/v1/namespaces/shop/services/headless": answer(&corev1.Service{ObjectMeta: ordersMeta}),
 	})
 	c := open(t, s)
 	for written, want := range map[string]string{
@@ -327,7 +327,7 @@ func TestTargets(t *testing.T) {
 	template := corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "istio-proxy"}, {Name: "app"}}}}
 	empty := answer(map[string]any{"items": []any{}})
 	s := newServer(t, map[string]http.HandlerFunc{
-		deploymentPath: answer(&appsv1.DeploymentList{Items: []appsv1.Deployment{{ObjectMeta: orders,
+		deploymentPath: answer(&appsv1.DeploymentList{Items: []appsv1.Deployment{{ObjectMeta: ordersMeta,
 			Spec: appsv1.DeploymentSpec{Replicas: &three, Template: template}, Status: appsv1.DeploymentStatus{ReadyReplicas: 2}}}}),
 		"GET /apis/apps/v1/namespaces/shop/statefulsets": forbid("list", "statefulsets"),
 		"GET /apis/apps/v1/namespaces/shop/daemonsets":   empty,
@@ -335,7 +335,7 @@ func TestTargets(t *testing.T) {
 			Name: "orders-1a", Namespace: "shop", OwnerReferences: owned(&corev1.Pod{}, "Deployment", "orders", "d").OwnerReferences}}}}),
 		"GET /apis/batch/v1/namespaces/shop/jobs":     empty,
 		"GET /apis/batch/v1/namespaces/shop/cronjobs": answer(&batchv1.CronJobList{Items: []batchv1.CronJob{{ObjectMeta: metav1.ObjectMeta{Name: "nightly", Namespace: "shop"}}}}),
-		"GET /api/v1/namespaces/shop/services":        answer(&corev1.ServiceList{Items: []corev1.Service{{ObjectMeta: orders, Spec: corev1.ServiceSpec{Selector: selector.MatchLabels}}}}),
+		"GET /api/v1/namespaces/shop/services":        answer(&corev1.ServiceList{Items: []corev1.Service{{ObjectMeta: ordersMeta, Spec: corev1.ServiceSpec{Selector: ordersSelector.MatchLabels}}}}),
 		podsPath:                                      answer(podList("1", readyPod("orders-1a-x", "1", 0, labelled))),
 	})
 	c := open(t, s)
