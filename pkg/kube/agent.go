@@ -42,7 +42,7 @@ type AgentOptions struct {
 
 // Agent is the agent of one pod, running or about to.
 //
-// Goroutines: those of its watcher, until the agent has answered once or Discard; one that sends the agent to an ephemeral
+// Goroutines: those of its watch, until the agent has answered once or Discard; one that sends the agent to an ephemeral
 // container, likewise; one that tidies up after others, at most tidyWait.
 type Agent struct {
 	c       *Cluster
@@ -54,8 +54,8 @@ type Agent struct {
 
 	mu    sync.Mutex
 	t     ticket
-	ready net.Conn // a connection that was opened while looking whether the agent is there
-	w     *watcher // nil once it has answered
+	ready net.Conn    // a connection that was opened while looking whether the agent is there
+	w     *agentWatch // nil once it has answered
 
 	made   made       // by this call
 	failed chan error // of the sending to an ephemeral container; nil if nothing is sent
@@ -117,7 +117,7 @@ func (a *Agent) warm(ctx context.Context) (bool, error) {
 			return true, nil
 		case err == nil:
 			_ = conn.Close()
-		case !errors.Is(err, ErrPodGone) && !errors.Is(err, ErrNotYet):
+		case !errors.Is(err, ErrPodGone) && !starting(err):
 			return false, err
 		}
 	}
@@ -134,7 +134,7 @@ func (a *Agent) alive(r rung, t ticket) bool {
 }
 
 // only is a ladder with one rung.
-func only(r rung) (answers [rungsCount]answer) {
+func only(r rung) (answers [rungsCount]ruling) {
 	answers[r].admitted = true
 	for other := range rungsCount {
 		if !answers[other].admitted {
@@ -265,7 +265,7 @@ func (a *Agent) makeEphemeral(ctx context.Context, jo jobOptions, arch string) e
 			return err
 		}
 	}
-	w := a.c.newWatcher(ctx, a.o.Pod.Namespace, container.Name, true)
+	w := a.c.newAgentWatch(ctx, a.o.Pod.Namespace, container.Name, true)
 	a.w = w
 	w.watchPod(a.o.Pod.Name)
 	if err := a.c.patchEphemeral(ctx, a.o.Pod, container, false); err != nil {
@@ -322,7 +322,7 @@ func (a *Agent) askToken(ctx context.Context, command []string) error {
 			return fail.New(fail.AgentRefused, "", "the agent that runs for this pod gave no token: %s", lastLine(exit.Stderr))
 		case errors.Is(err, ErrPodGone):
 			return fmt.Errorf("kube: joining: %w", ErrAgentGone)
-		case !errors.Is(err, ErrNotYet):
+		case !starting(err):
 			if fail.CodeOf(err) == fail.ClusterForbidden {
 				return fail.New(fail.ClusterForbidden, "ask for the right to create pods/exec in namespace "+a.t.Namespace+", or wait until the agent is gone",
 					"the pod's agent is somebody else's, and to join it the right to create pods/exec is missing")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"regexp"
 	"sync"
 	"time"
 
@@ -17,6 +18,15 @@ type agentGone struct{ words string }
 
 func (e agentGone) Error() string        { return e.words }
 func (e agentGone) Is(target error) bool { return target == ErrAgentGone }
+
+// startsText is what the node, and the API server for it, say of a pod or container that they do not know yet. It comes
+// with different status codes by the way that a stream is opened, and without any by some.
+var startsText = regexp.MustCompile(`unable to upgrade connection: (pod|container) .*not found|container .* is not running|is waiting to start`)
+
+// starting says that a call came too early for the node, not that it failed.
+func starting(err error) bool {
+	return err != nil && (errors.Is(err, ErrNotYet) || startsText.MatchString(err.Error()))
+}
 
 // Dial opens a stream to the agent. It waits for one that is starting, by trying: a port-forward works before the API
 // server says that the container runs. It ends early on what the pod's status and events say. Errors: ErrAgentGone (also
@@ -31,7 +41,7 @@ func (a *Agent) Dial(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &patient{a: a, until: time.Now().Add(agentWait), conn: conn}, nil
+	return &agentConn{a: a, until: time.Now().Add(agentWait), conn: conn}, nil
 }
 
 // open makes one port-forward, as soon as there is something to forward to.
@@ -52,9 +62,9 @@ func (a *Agent) open(ctx context.Context) (net.Conn, error) {
 		switch {
 		case err == nil:
 			return conn, nil
-		case errors.Is(err, ErrPodGone) && w == nil, errors.Is(err, ErrPodGone) && w.ephemeral:
+		case errors.Is(err, ErrPodGone) && (w == nil || w.ephemeral):
 			return nil, a.gone("its pod does not exist any more")
-		case errors.Is(err, ErrPodGone), errors.Is(err, ErrNotYet): // a new pod may not have reached this API server
+		case errors.Is(err, ErrPodGone), starting(err): // a new pod may not have reached this API server
 		default:
 			return nil, err
 		}
@@ -66,7 +76,7 @@ func (a *Agent) open(ctx context.Context) (net.Conn, error) {
 
 // podName waits until the Job's pod has one, and with an image to be pulled until the container has started: there is
 // nothing to try before, and pulling may take longer than the agent's hello is waited for.
-func (a *Agent) podName(ctx context.Context, w *watcher) (string, error) {
+func (a *Agent) podName(ctx context.Context, w *agentWatch) (string, error) {
 	if w == nil {
 		return a.t.Pod, nil
 	}
@@ -90,7 +100,7 @@ func (a *Agent) podName(ctx context.Context, w *watcher) (string, error) {
 }
 
 // pause waits a little, less if something has happened that ends the waiting.
-func (a *Agent) pause(ctx context.Context, w *watcher) error {
+func (a *Agent) pause(ctx context.Context, w *agentWatch) error {
 	var s state
 	if w != nil {
 		s = w.state()
@@ -164,8 +174,8 @@ func (a *Agent) answered() {
 // maxHello bounds what is kept to be written again, in bytes: a hello has some hundred.
 const maxHello = 64 << 10
 
-// patient is a connection that is opened anew until its first byte comes. One reader and one writer may use it at once.
-type patient struct {
+// agentConn is a connection that is opened anew until its first byte comes. One reader and one writer may use it at once.
+type agentConn struct {
 	a     *Agent
 	until time.Time
 
@@ -177,14 +187,14 @@ type patient struct {
 	deadline [2]time.Time // of read and write
 }
 
-func (p *patient) current() (net.Conn, bool) {
+func (p *agentConn) current() (net.Conn, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.conn, p.heard
 }
 
 // Read returns what the agent says. Until it has said something, a refusal means that it does not listen yet.
-func (p *patient) Read(b []byte) (int, error) {
+func (p *agentConn) Read(b []byte) (int, error) {
 	for {
 		conn, heard := p.current()
 		n, err := conn.Read(b)
@@ -198,7 +208,7 @@ func (p *patient) Read(b []byte) (int, error) {
 			p.a.answered()
 			return n, err
 		}
-		if !errors.Is(err, ErrNotYet) && !errors.Is(err, ErrPodGone) {
+		if !starting(err) && !errors.Is(err, ErrPodGone) {
 			return n, err
 		}
 		if err := p.again(conn); err != nil {
@@ -208,7 +218,7 @@ func (p *patient) Read(b []byte) (int, error) {
 }
 
 // again takes the place of a connection that was refused.
-func (p *patient) again(old net.Conn) error {
+func (p *agentConn) again(old net.Conn) error {
 	_ = old.Close()
 	ctx, cancel := context.WithDeadline(context.Background(), p.until)
 	defer cancel()
@@ -241,7 +251,7 @@ func (p *patient) again(old net.Conn) error {
 	return err
 }
 
-func (p *patient) Write(b []byte) (int, error) {
+func (p *agentConn) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	conn := p.conn
 	if p.heard {
@@ -261,7 +271,7 @@ func (p *patient) Write(b []byte) (int, error) {
 }
 
 // CloseWrite ends our direction.
-func (p *patient) CloseWrite() error {
+func (p *agentConn) CloseWrite() error {
 	conn, _ := p.current()
 	if half, ok := conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -270,7 +280,7 @@ func (p *patient) CloseWrite() error {
 }
 
 // Close ends the connection and the trying.
-func (p *patient) Close() error {
+func (p *agentConn) Close() error {
 	p.mu.Lock()
 	p.shut = true
 	conn := p.conn
@@ -278,21 +288,21 @@ func (p *patient) Close() error {
 	return conn.Close()
 }
 
-func (p *patient) LocalAddr() net.Addr  { return address("stepin") }
-func (p *patient) RemoteAddr() net.Addr { return address("agent") }
+func (p *agentConn) LocalAddr() net.Addr  { return address("stepin") }
+func (p *agentConn) RemoteAddr() net.Addr { return address("agent") }
 
-func (p *patient) SetDeadline(t time.Time) error {
+func (p *agentConn) SetDeadline(t time.Time) error {
 	return errors.Join(p.SetReadDeadline(t), p.SetWriteDeadline(t))
 }
 
-func (p *patient) SetReadDeadline(t time.Time) error {
+func (p *agentConn) SetReadDeadline(t time.Time) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.deadline[0] = t
 	return p.conn.SetReadDeadline(t)
 }
 
-func (p *patient) SetWriteDeadline(t time.Time) error {
+func (p *agentConn) SetWriteDeadline(t time.Time) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.deadline[1] = t

@@ -24,7 +24,7 @@ const defaultArch = "amd64"
 
 // probed is what the first round trip has brought: everything that does not depend on anything else is asked at once.
 type probed struct {
-	answers [rungsCount]answer
+	answers [rungsCount]ruling
 	exists  bool   // there is a Job for this pod
 	arch    string // of the node
 }
@@ -70,9 +70,9 @@ func (c *Cluster) probe(ctx context.Context, o jobOptions) (*probed, error) {
 
 // askJob asks about the Job, which a right is needed for, and about its pod, which policies look at. Where pods cannot be
 // asked about, the warnings on the Job are all there is before it is tried.
-func (c *Cluster) askJob(ctx context.Context, job *batchv1.Job) (a answer, exists bool, err error) {
+func (c *Cluster) askJob(ctx context.Context, job *batchv1.Job) (a ruling, exists bool, err error) {
 	dry := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
-	var ofJob, ofPod answer
+	var ofJob, ofPod ruling
 	var warned warnings
 	err = each(2, func(i int) (err error) {
 		if i == 0 {
@@ -100,9 +100,9 @@ func (c *Cluster) askJob(ctx context.Context, job *batchv1.Job) (a answer, exist
 		return ofPod, false, nil
 	}
 	if words := warned.refusal(); words != "" && !ofPod.admitted {
-		return answer{policy: words}, false, nil
+		return ruling{policy: words}, false, nil
 	}
-	return answer{admitted: true}, false, nil
+	return ruling{admitted: true}, false, nil
 }
 
 // warnings collects what the API server adds to an answer.
@@ -138,12 +138,12 @@ func (c *Cluster) hearing(w *warnings) (kubernetes.Interface, error) {
 }
 
 // judge makes an answer of what a dry run brought. An error that says nothing about admission is returned as one.
-func (c *Cluster) judge(err error, doing string) (answer, error) {
+func (c *Cluster) judge(err error, doing string) (ruling, error) {
 	if err == nil {
-		return answer{admitted: true}, nil
+		return ruling{admitted: true}, nil
 	}
 	if apierrors.IsForbidden(err) || policyWords(err) != "" {
-		var a answer
+		var a ruling
 		message := err.Error()
 		var status apierrors.APIStatus
 		if errors.As(err, &status) {
@@ -154,7 +154,7 @@ func (c *Cluster) judge(err error, doing string) (answer, error) {
 		}
 		return a, nil
 	}
-	return answer{}, c.explain(err, "%s", doing)
+	return ruling{}, c.explain(err, "%s", doing)
 }
 
 // refusedBy finds the part of a refusal that a person can do something about, behind the name of what was refused:
@@ -208,7 +208,7 @@ func (a *Agent) makeJob(ctx context.Context, o jobOptions, arch string) error {
 		return err
 	}
 	a.o.Progress("starting the agent")
-	w := a.c.newWatcher(ctx, namespace, agentContainer, false)
+	w := a.c.newAgentWatch(ctx, namespace, agentContainer, false)
 	w.watchJob(job.Name, o.pod.UID)
 	a.w = w
 	created, err := a.c.client.BatchV1().Jobs(namespace).Create(ctx, job, metav1.CreateOptions{})
@@ -277,7 +277,7 @@ func (a *Agent) joinJob(ctx context.Context) error {
 	a.rung, a.says = rungJob, rungJob.says()
 	a.t = ticket{Namespace: namespace, Container: agentContainer, Target: a.o.Pod.Container,
 		Port: listening(job.Spec.Template.Spec.Containers[0].Args), Rung: rungJob.String()}
-	w := a.c.newWatcher(ctx, namespace, agentContainer, false)
+	w := a.c.newAgentWatch(ctx, namespace, agentContainer, false)
 	w.watchJob(job.Name, a.o.Pod.UID)
 	w.found(job.UID)
 	a.w = w

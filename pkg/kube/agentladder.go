@@ -2,6 +2,7 @@ package kube
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/stepin-dev/stepin/pkg/fail"
@@ -69,14 +70,18 @@ func rungByName(name string) (rung, bool) {
 	return 0, false
 }
 
-// answer is what the API server said when it was asked, by a dry run, about one rung.
-type answer struct {
+// detail is what PodSecurity adds in parentheses, about each container and field. A start that goes on by another way
+// names the kinds of violations only; one that fails quotes everything.
+var detail = regexp.MustCompile(` \([^()]*(\([^()]*\)[^()]*)*\)`)
+
+// ruling is what the API server said when it was asked, by a dry run, about one rung.
+type ruling struct {
 	admitted bool
 	right    string // the missing right, "create jobs.batch in namespace shop"
 	policy   string // or the words of the policy, quota or webhook that refuses
 }
 
-func (a answer) why() string {
+func (a ruling) why() string {
 	switch {
 	case a.right != "":
 		return "the right to " + a.right + " is missing"
@@ -94,7 +99,7 @@ type wish struct {
 
 // decide takes the first rung that is admitted and that mode allows. notices name each that was refused before it. An
 // admitted rung that cannot do what the user asked for is an error which says what would be needed.
-func decide(w wish, answers [rungsCount]answer) (chosen rung, notices []string, err error) {
+func decide(w wish, answers [rungsCount]ruling) (chosen rung, notices []string, err error) {
 	first, last := rungJob, rungBare
 	switch w.mode {
 	case "pod":
@@ -114,6 +119,7 @@ func decide(w wish, answers [rungsCount]answer) (chosen rung, notices []string, 
 				"requests cannot be taken here: %s admits no more than %s; %s", "the cluster", rungTable[r].title, strings.Join(refused, "; "))
 		}
 		for i := range refused {
+			refused[i] = detail.ReplaceAllString(refused[i], "")
 			next := rungTable[min(first+rung(i)+1, r)].title
 			refused[i] += "; next: " + next
 		}

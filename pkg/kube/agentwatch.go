@@ -12,11 +12,11 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// watcher is told by the API server what becomes of an agent's container: watches are pushed, so that nothing is asked
+// agentWatch is told by the API server what becomes of an agent's container: watches are pushed, so that nothing is asked
 // again and again, and nothing waits for a time-out that somebody has given the reason of already.
 //
 // Goroutines: one for the pods, one for the Job's events, one for the pod's; all end with stop.
-type watcher struct {
+type agentWatch struct {
 	c         *Cluster
 	ctx       context.Context
 	stop      context.CancelFunc
@@ -39,15 +39,15 @@ type watcher struct {
 // maxEarly bounds what is kept of events before the Job exists: those of its predecessors.
 const maxEarly = 100
 
-func (c *Cluster) newWatcher(ctx context.Context, namespace, container string, ephemeral bool) *watcher {
-	w := &watcher{c: c, namespace: namespace, container: container, ephemeral: ephemeral,
+func (c *Cluster) newAgentWatch(ctx context.Context, namespace, container string, ephemeral bool) *agentWatch {
+	w := &agentWatch{c: c, namespace: namespace, container: container, ephemeral: ephemeral,
 		change: make(chan struct{}), pods: map[types.UID]*corev1.Pod{}}
 	w.ctx, w.stop = context.WithCancel(context.WithoutCancel(ctx))
 	return w
 }
 
 // watchJob begins before the Job exists, beside its creation; found says which one it was.
-func (w *watcher) watchJob(job, target string) {
+func (w *agentWatch) watchJob(job, target string) {
 	go w.follow(func() (watch.Interface, error) {
 		return w.c.client.CoreV1().Pods(w.namespace).Watch(w.ctx, metav1.ListOptions{LabelSelector: labelPod + "=" + target + "," + labelManager + "=" + ourName})
 	}, w.sawPod)
@@ -55,7 +55,7 @@ func (w *watcher) watchJob(job, target string) {
 }
 
 // watchPod is for a pod whose name is known: the target of an ephemeral container, or an agent's that runs already.
-func (w *watcher) watchPod(name string) {
+func (w *agentWatch) watchPod(name string) {
 	w.mu.Lock()
 	w.pod = name
 	w.mu.Unlock()
@@ -65,7 +65,7 @@ func (w *watcher) watchPod(name string) {
 	go w.events("Pod", name)
 }
 
-func (w *watcher) events(kind, name string) {
+func (w *agentWatch) events(kind, name string) {
 	w.follow(func() (watch.Interface, error) {
 		return w.c.client.CoreV1().Events(w.namespace).Watch(w.ctx, metav1.ListOptions{FieldSelector: fields.Set{"involvedObject.name": name, "involvedObject.kind": kind}.String()})
 	}, w.sawEvent)
@@ -73,7 +73,7 @@ func (w *watcher) events(kind, name string) {
 
 // follow reads one watch until it ends. It is not begun again: a start is over before any server ends a watch, and
 // whoever may not watch does without.
-func (w *watcher) follow(begin func() (watch.Interface, error), saw func(watch.Event)) {
+func (w *agentWatch) follow(begin func() (watch.Interface, error), saw func(watch.Event)) {
 	in, err := begin()
 	if err != nil {
 		w.c.log.Debug("kube: watching the agent", "err", err)
@@ -94,7 +94,7 @@ func (w *watcher) follow(begin func() (watch.Interface, error), saw func(watch.E
 }
 
 // found says which Job is ours. What was seen before counts if it is that Job's.
-func (w *watcher) found(job types.UID) {
+func (w *agentWatch) found(job types.UID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.owner = job
@@ -108,12 +108,12 @@ func (w *watcher) found(job types.UID) {
 	w.tell()
 }
 
-func (w *watcher) tell() {
+func (w *agentWatch) tell() {
 	close(w.change)
 	w.change = make(chan struct{})
 }
 
-func (w *watcher) sawPod(e watch.Event) {
+func (w *agentWatch) sawPod(e watch.Event) {
 	p, ok := e.Object.(*corev1.Pod)
 	if !ok {
 		return
@@ -147,7 +147,7 @@ var hopeless = map[string]bool{"ErrImagePull": true, "ImagePullBackOff": true, "
 	"CreateContainerConfigError": true, "CreateContainerError": true, "RunContainerError": true, "StartError": true}
 
 // judge reads a pod's status. The caller holds mu.
-func (w *watcher) judge(p *corev1.Pod) {
+func (w *agentWatch) judge(p *corev1.Pod) {
 	if w.pod == "" {
 		w.pod = p.Name
 		go w.events("Pod", p.Name)
@@ -178,7 +178,7 @@ func (w *watcher) judge(p *corev1.Pod) {
 	}
 }
 
-func (w *watcher) sawEvent(e watch.Event) {
+func (w *agentWatch) sawEvent(e watch.Event) {
 	ev, ok := e.Object.(*corev1.Event)
 	if !ok {
 		return
@@ -196,7 +196,7 @@ func (w *watcher) sawEvent(e watch.Event) {
 }
 
 // judgeEvent reads what a controller or the node says. The caller holds mu.
-func (w *watcher) judgeEvent(ev *corev1.Event) {
+func (w *agentWatch) judgeEvent(ev *corev1.Event) {
 	if ev.InvolvedObject.Kind == "Job" && ev.InvolvedObject.UID != w.owner {
 		return
 	}
@@ -223,7 +223,7 @@ type state struct {
 	change             <-chan struct{}
 }
 
-func (w *watcher) state() state {
+func (w *agentWatch) state() state {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return state{w.pod, w.words, w.latest, w.up, w.ended, w.change}

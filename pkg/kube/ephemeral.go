@@ -3,7 +3,6 @@ package kube
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -11,7 +10,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -149,14 +147,13 @@ func (c *Cluster) arrive(ctx context.Context, pod Pod, container string, content
 		if err != nil && e == first && refusedUpgrade(err) {
 			err = second.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: content()})
 		}
-		var status apierrors.APIStatus
 		if err == nil || ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if !errors.As(upgradeError(err), &status) || apierrors.IsForbidden(err) || status.Status().Code == 404 {
+		if !starting(upgradeError(err)) {
 			return c.explain(upgradeError(err), "sending the agent to pod %s", pod.Name)
 		}
-		select { // the container does not run yet (400 or 500, by the API server's version)
+		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(pollEvery):

@@ -18,8 +18,8 @@ import (
 
 var updateGolden = flag.Bool("update", false, "write testdata/*.yaml anew")
 
-// orders is a pod as the API server would show it.
-func orders() Pod {
+// exampleTarget is a pod as the API server would show it.
+func exampleTarget() Pod {
 	user := int64(1000)
 	return Pod{
 		Namespace: "shop", Name: "orders-7d4b9-x2x5q", UID: "0b1f7a52-4c0e-4f0a-9f59-6f2e3d3f0a11", Node: "node-1",
@@ -56,7 +56,7 @@ func golden(t *testing.T, name string, v any) {
 
 // The spec is what a cluster's owner reads before he allows it: it changes on purpose only, byte for byte.
 func TestJob(t *testing.T) {
-	plain := jobOptions{pod: orders(), who: "ada@laptop", tokenHash: strings.Repeat("ab", 32), agent: "5e1f", parts: []string{"stepin-5e1f-0", "stepin-5e1f-1", "stepin-5e1f-2"}, arch: "amd64"}
+	plain := jobOptions{pod: exampleTarget(), who: "ada@laptop", tokenHash: strings.Repeat("ab", 32), agent: "5e1f", parts: []string{"stepin-5e1f-0", "stepin-5e1f-1", "stepin-5e1f-2"}, arch: "amd64"}
 	plain.config.TTL = config.Duration(300e9)
 	job, err := agentJob(plain)
 	if err != nil {
@@ -79,13 +79,13 @@ func TestJob(t *testing.T) {
 }
 
 func TestJobRefuses(t *testing.T) {
-	o := jobOptions{pod: orders(), parts: []string{"x"}}
+	o := jobOptions{pod: exampleTarget(), parts: []string{"x"}}
 	o.config.Resources.Limits = map[string]string{"cpu": "many"}
 	_, err := agentJob(o)
 	if fail.CodeOf(err) != fail.ConfigValue || err.Error() != `agent.resources.limits.cpu: "many" is no quantity` {
 		t.Error(err)
 	}
-	o = jobOptions{pod: orders(), parts: []string{"x"}}
+	o = jobOptions{pod: exampleTarget(), parts: []string{"x"}}
 	o.pod.Container = "nobody"
 	if _, err := agentJob(o); err == nil {
 		t.Error("a Job without an image")
@@ -94,7 +94,7 @@ func TestJobRefuses(t *testing.T) {
 
 // Whatever is configured, what the pod may do and see does not widen.
 func TestJobIsOurs(t *testing.T) {
-	o := jobOptions{pod: orders(), parts: []string{"x"}}
+	o := jobOptions{pod: exampleTarget(), parts: []string{"x"}}
 	o.config.Labels = map[string]string{"sidecar.istio.io/inject": "true"}
 	o.config.Annotations = map[string]string{"linkerd.io/inject": "enabled"}
 	job, err := agentJob(o)
@@ -112,7 +112,7 @@ func TestJobIsOurs(t *testing.T) {
 
 func TestEphemeral(t *testing.T) {
 	for _, image := range []string{"", "example/agent:1"} {
-		o := jobOptions{pod: orders(), who: "ada@laptop", tokenHash: strings.Repeat("ab", 32)}
+		o := jobOptions{pod: exampleTarget(), who: "ada@laptop", tokenHash: strings.Repeat("ab", 32)}
 		o.config.Image = image
 		all := map[string]any{}
 		for r := rungNet; r <= rungBare; r++ {
@@ -134,7 +134,7 @@ func TestEphemeral(t *testing.T) {
 }
 
 func TestRunningEphemeral(t *testing.T) {
-	p := orders().Spec
+	p := exampleTarget().Spec
 	entry := func(name string, ended bool) {
 		p.Spec.EphemeralContainers = append(p.Spec.EphemeralContainers, corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: name}})
 		s := corev1.ContainerStatus{Name: name}
@@ -164,30 +164,30 @@ func TestListening(t *testing.T) {
 
 func TestDecide(t *testing.T) {
 	const psa = `violates PodSecurity "baseline:latest": host namespaces (hostPID=true)`
-	yes, policy, right := answer{admitted: true}, answer{policy: psa}, answer{right: "create jobs.batch in namespace shop"}
+	yes, policy, right := ruling{admitted: true}, ruling{policy: psa}, ruling{right: "create jobs.batch in namespace shop"}
 	for _, test := range []struct {
 		name    string
 		mode    string
 		steal   bool
-		answers [rungsCount]answer
+		answers [rungsCount]ruling
 		want    rung
 		notices []string
 		err     string
 		code    fail.Code
 	}{
-		{"all", "auto", false, [...]answer{yes, yes, yes, yes}, rungJob, nil, "", 0},
-		{"all, asked for", "auto", true, [...]answer{yes, yes, yes, yes}, rungJob, nil, "", 0},
-		{"no Job", "auto", true, [...]answer{right, yes, yes, yes}, rungNet,
+		{"all", "auto", false, [...]ruling{yes, yes, yes, yes}, rungJob, nil, "", 0},
+		{"all, asked for", "auto", true, [...]ruling{yes, yes, yes, yes}, rungJob, nil, "", 0},
+		{"no Job", "auto", true, [...]ruling{right, yes, yes, yes}, rungNet,
 			[]string{"the agent as a pod on the node is refused: the right to create jobs.batch in namespace shop is missing; next: an ephemeral container with NET_ADMIN and BPF"}, "", 0},
-		{"baseline", "auto", false, [...]answer{policy, {policy: "non-default capabilities"}, yes, yes}, rungPlain,
+		{"baseline", "auto", false, [...]ruling{policy, {policy: "non-default capabilities"}, yes, yes}, rungPlain,
 			[]string{"the agent as a pod on the node is refused: " + psa + "; next: an ephemeral container with NET_ADMIN and BPF",
 				"the agent as an ephemeral container with NET_ADMIN and BPF is refused: non-default capabilities; next: an ephemeral container with the default capabilities"}, "", 0},
-		{"baseline, asked for", "auto", true, [...]answer{policy, policy, yes, yes}, 0, nil, "requests cannot be taken here: the cluster admits no more than an ephemeral container with the default capabilities; ", fail.ClusterForbidden},
-		{"restricted", "ephemeral", false, [...]answer{{}, policy, policy, yes}, rungBare, []string{"", ""}, "", 0},
-		{"pod only", "pod", false, [...]answer{policy, yes, yes, yes}, 0, nil, "the agent cannot be brought to the pod: the agent as a pod on the node is refused: " + psa, fail.AgentStart},
-		{"ephemeral only", "ephemeral", true, [...]answer{yes, yes, yes, yes}, rungNet, nil, "", 0},
-		{"nothing", "auto", false, [...]answer{right, right, right, right}, 0, nil, "the agent cannot be brought to the pod: ", fail.ClusterForbidden},
-		{"a refusal without words", "pod", false, [rungsCount]answer{}, 0, nil, "the agent cannot be brought to the pod: the agent as a pod on the node is refused: it was refused without a word", fail.AgentStart},
+		{"baseline, asked for", "auto", true, [...]ruling{policy, policy, yes, yes}, 0, nil, "requests cannot be taken here: the cluster admits no more than an ephemeral container with the default capabilities; ", fail.ClusterForbidden},
+		{"restricted", "ephemeral", false, [...]ruling{{}, policy, policy, yes}, rungBare, []string{"", ""}, "", 0},
+		{"pod only", "pod", false, [...]ruling{policy, yes, yes, yes}, 0, nil, "the agent cannot be brought to the pod: the agent as a pod on the node is refused: " + psa, fail.AgentStart},
+		{"ephemeral only", "ephemeral", true, [...]ruling{yes, yes, yes, yes}, rungNet, nil, "", 0},
+		{"nothing", "auto", false, [...]ruling{right, right, right, right}, 0, nil, "the agent cannot be brought to the pod: ", fail.ClusterForbidden},
+		{"a refusal without words", "pod", false, [rungsCount]ruling{}, 0, nil, "the agent cannot be brought to the pod: the agent as a pod on the node is refused: it was refused without a word", fail.AgentStart},
 	} {
 		got, notices, err := decide(wish{mode: test.mode, steal: test.steal}, test.answers)
 		if test.err != "" {
