@@ -86,7 +86,7 @@ func Open(o Options) (*Cluster, error) {
 		return nil, unreadable(err, o.Kubeconfig)
 	}
 	if c.plugin != nil {
-		client.Transport = patient{client.Transport}
+		client.Transport = retrying{client.Transport}
 	}
 	if c.client, err = kubernetes.NewForConfigAndClient(rc, client); err != nil {
 		return nil, unreadable(err, o.Kubeconfig)

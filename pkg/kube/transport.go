@@ -5,16 +5,16 @@ import (
 	"net/http"
 )
 
-// patient is around client-go's whole chain of round trippers where an exec plugin is part of it. client-go runs the
+// retrying is around client-go's whole chain of round trippers where an exec plugin is part of it. client-go runs the
 // plugin with the lock held and no context, and answers a token that has expired by a new one for the next request and
 // the 401 for this: so this one returns when its context ends, and asks once more after a 401.
 //
 // Goroutines: one per request, which ends with it.
-type patient struct{ base http.RoundTripper }
+type retrying struct{ base http.RoundTripper }
 
 // RoundTrip is http.RoundTripper's.
-func (p patient) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := p.once(req)
+func (r retrying) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := r.once(req)
 	if err != nil || resp.StatusCode != http.StatusUnauthorized || req.Body != nil && req.GetBody == nil {
 		return resp, err
 	}
@@ -25,26 +25,26 @@ func (p patient) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
-	return p.once(again)
+	return r.once(again)
 }
 
-func (p patient) once(req *http.Request) (*http.Response, error) {
+func (r retrying) once(req *http.Request) (*http.Response, error) {
 	type result struct {
 		resp *http.Response
 		err  error
 	}
 	done := make(chan result, 1)
 	go func() {
-		resp, err := p.base.RoundTrip(req.Clone(req.Context())) // a clone: what client-go adds is for this try alone
+		resp, err := r.base.RoundTrip(req.Clone(req.Context())) // a clone: what client-go adds is for this try alone
 		done <- result{resp, err}
 	}()
 	select {
-	case r := <-done:
-		return r.resp, r.err
+	case got := <-done:
+		return got.resp, got.err
 	case <-req.Context().Done():
 		go func() {
-			if r := <-done; r.resp != nil {
-				_ = r.resp.Body.Close()
+			if late := <-done; late.resp != nil {
+				_ = late.resp.Body.Close()
 			}
 		}()
 		return nil, context.Cause(req.Context())
