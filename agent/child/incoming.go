@@ -73,17 +73,32 @@ func (c *Child) incoming(conn *net.TCPConn, own uint16) {
 	}
 	_ = conn.SetNoDelay(true)
 	client := addrOf(conn.RemoteAddr())
-	stream, err := c.offer(conn, client, local)
-	if err == nil {
-		c.relays.Relay(stream, mux.TCP{TCPConn: conn})
-		return
+	st := c.thief(local.Port())
+	probe, read := false, []byte(nil)
+	if st != nil {
+		probe, read = c.isProbe(st, conn, client, local)
 	}
-	c.log.Debug("a stolen connection goes to the pod", "client", client, "local", local, "err", err)
-	if errors.Is(err, syscall.ECONNRESET) {
-		mux.TCP{TCPConn: conn}.Abort()
-		return
+	if !probe {
+		stream, err := c.offer(st, client, local)
+		if err == nil {
+			if len(read) > 0 {
+				_, _ = stream.Write(read) // a stream that has ended tells the relay, too
+			}
+			c.relays.Relay(stream, mux.TCP{TCPConn: conn})
+			return
+		}
+		c.log.Debug("a stolen connection goes to the pod", "client", client, "local", local, "err", err)
+		if errors.Is(err, syscall.ECONNRESET) {
+			mux.TCP{TCPConn: conn}.Abort()
+			return
+		}
 	}
 	original, err := c.original("tcp", local)
+	if err == nil && len(read) > 0 {
+		if _, err = original.Write(read); err != nil {
+			original.Close()
+		}
+	}
 	if err != nil {
 		c.log.Debug("the pod's own process", "local", local, "err", err)
 		mux.TCP{TCPConn: conn}.Abort()
@@ -92,19 +107,23 @@ func (c *Child) incoming(conn *net.TCPConn, own uint16) {
 	splice(conn, original.(*net.TCPConn))
 }
 
-// offer asks the session that stole the port.
-func (c *Child) offer(conn *net.TCPConn, client, local netip.AddrPort) (*mux.Stream, error) {
+// thief waits for the steal of a port; nil if it is nobody's any more.
+func (c *Child) thief(port uint16) *steal {
 	wait := stealWait
 	if c.start.Resuming && time.Since(c.began) < returnWait {
 		wait = returnWait
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), wait)
-	st := c.steals.find(ctx, local.Port())
-	cancel()
+	defer cancel()
+	return c.steals.find(ctx, port)
+}
+
+// offer asks the session that stole the port.
+func (c *Child) offer(st *steal, client, local netip.AddrPort) (*mux.Stream, error) {
 	if st == nil {
 		return nil, errNobody
 	}
-	ctx, cancel = context.WithTimeout(st.ctx, answerWait)
+	ctx, cancel := context.WithTimeout(st.ctx, answerWait)
 	defer cancel()
 	select {
 	case <-st.ready:

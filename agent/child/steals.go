@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -19,6 +20,7 @@ type steal struct {
 	session *session
 	stream  uint32
 	ports   []wire.Port
+	probes  probes
 	ready   chan struct{} // closed once the session knows that it has the ports
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -109,13 +111,18 @@ func (c *Child) steal(s *session, r *mux.Request) {
 			Message: "this agent cannot filter HTTP requests yet; hint: leave incoming.filter out"})
 		return
 	}
+	if err := checkProbes(ask); err != nil {
+		r.Refuse(err)
+		return
+	}
 	var stolen pair.Stolen
 	sockets, err := c.caller.Call(pair.OpSteal, pair.Steal{Channel: s.Channel, Stream: r.ID(), Ports: ask.Ports, Existing: ask.Existing}, &stolen)
 	if err != nil {
 		r.Refuse(err)
 		return
 	}
-	st := &steal{session: s, stream: r.ID(), ports: ask.Ports, ready: make(chan struct{})}
+	st := &steal{session: s, stream: r.ID(), ports: ask.Ports, ready: make(chan struct{}),
+		probes: probes{ask.Probes, append(slices.Clone(c.start.Gateways), ask.Nodes...)}}
 	st.ctx, st.cancel = context.WithCancel(context.Background())
 	c.steals.add(st)
 	for _, p := range ask.Ports {
