@@ -48,13 +48,26 @@ func (c *Cluster) Exec(ctx context.Context, namespace, pod, container string, co
 	}
 	run := func(e remotecommand.Executor) ([]byte, error) {
 		out, said := &limited{}, &limited{}
-		err := e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: out, Stderr: said})
+		stream := func() error {
+			_, err := await(ctx, func() (struct{}, error) {
+				return struct{}{}, e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: out, Stderr: said})
+			}, func(struct{}) {})
+			return err
+		}
+		err := stream()
 		if c.plugin != nil && apierrors.IsUnauthorized(upgradeError(err)) {
-			err = e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: out, Stderr: said}) // with a new token
+			c.renew(ctx)
+			err = stream()
 		}
 		var exit utilexec.ExitError
 		if errors.As(err, &exit) && exit.Exited() {
 			err = &ExitError{Status: exit.ExitStatus(), Stderr: strings.TrimSpace(said.String())}
+		}
+		if err != nil && exit == nil {
+			return nil, err // and whatever still writes to out is welcome to it
+		}
+		if out.over {
+			err = fmt.Errorf("kube: the command printed more than %d bytes: %w", maxOutput, io.ErrShortWrite)
 		}
 		return out.Bytes(), err
 	}
@@ -72,7 +85,7 @@ func (c *Cluster) Exec(ctx context.Context, namespace, pod, container string, co
 	switch {
 	case err == nil:
 		return out, nil
-	case errors.As(err, &exit):
+	case errors.As(err, &exit), errors.Is(err, io.ErrShortWrite):
 		return out, err
 	case errors.As(upgradeError(err), &status) && status.Status().Code == 404:
 		return nil, fmt.Errorf("kube: pod %s/%s: %w", namespace, pod, ErrPodGone)
@@ -82,11 +95,14 @@ func (c *Cluster) Exec(ctx context.Context, namespace, pod, container string, co
 	return nil, c.explain(upgradeError(err), "running a command in pod %s", pod)
 }
 
-// limited is a buffer that refuses to grow without end.
-type limited struct{ bytes.Buffer }
+// limited is a buffer that refuses to grow without end. client-go drops the error, so it remembers.
+type limited struct {
+	bytes.Buffer
+	over bool
+}
 
 func (l *limited) Write(p []byte) (int, error) {
-	if l.Len()+len(p) > maxOutput {
+	if l.over = l.over || l.Len()+len(p) > maxOutput; l.over {
 		return 0, io.ErrShortWrite
 	}
 	return l.Buffer.Write(p)

@@ -42,7 +42,8 @@ func (c *Cluster) Forward(ctx context.Context, namespace, pod string, port uint1
 	where := c.client.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pod).SubResource("portforward").URL()
 	conn, err := c.forward(ctx, where, port)
 	if c.plugin != nil && apierrors.IsUnauthorized(err) {
-		conn, err = c.forward(ctx, where, port) // with the new token that the 401 has made the plugin fetch
+		c.renew(ctx)
+		conn, err = c.forward(ctx, where, port)
 	}
 	if err == nil {
 		return conn, nil
@@ -59,16 +60,18 @@ func (c *Cluster) Forward(ctx context.Context, namespace, pod string, port uint1
 	return nil, c.explain(err, "forwarding a port of pod %s", pod)
 }
 
+func hangUp(s *stream) { _ = s.Close() }
+
 // forward tries a WebSocket, then SPDY.
 func (c *Cluster) forward(ctx context.Context, where *url.URL, port uint16) (net.Conn, error) {
 	if !c.spdyOnly.Load() {
-		conn, err := await(ctx, func() (*stream, error) { return c.tunnel(ctx, where, port) })
+		conn, err := await(ctx, func() (*stream, error) { return c.tunnel(ctx, where, port) }, hangUp)
 		if err == nil || !refusedUpgrade(err) {
 			return conn.orNil(), err
 		}
 		c.log.Debug("kube: no WebSocket", "err", err)
 	}
-	conn, err := await(ctx, func() (*stream, error) { return c.spdy(ctx, where, port) })
+	conn, err := await(ctx, func() (*stream, error) { return c.spdy(ctx, where, port) }, hangUp)
 	if err == nil {
 		c.spdyOnly.Store(true)
 	}
@@ -188,29 +191,38 @@ func headers(kind string, port uint16) http.Header {
 	return h
 }
 
-// await runs what does not always listen to its context, an exec plugin above all, and returns when the context ends. A
-// connection that comes too late is closed.
+// await runs what does not always listen to its context, an exec plugin above all, and returns when the context ends.
+// What comes too late is handed to late.
 //
 // Goroutines: one per call, which ends with work.
-func await(ctx context.Context, work func() (*stream, error)) (*stream, error) {
+func await[T any](ctx context.Context, work func() (T, error), late func(T)) (T, error) {
 	type result struct {
-		s   *stream
+		v   T
 		err error
 	}
 	done := make(chan result, 1)
 	go func() {
-		s, err := work()
-		done <- result{s, err}
+		v, err := work()
+		done <- result{v, err}
 	}()
 	select {
 	case r := <-done:
-		return r.s, r.err
+		return r.v, r.err
 	case <-ctx.Done():
 		go func() {
-			if r := <-done; r.s != nil {
-				_ = r.s.Close()
+			if r := <-done; r.err == nil {
+				late(r.v)
 			}
 		}()
-		return nil, fmt.Errorf("kube: opening a stream: %w", context.Cause(ctx))
+		var none T
+		return none, fmt.Errorf("kube: waiting for the cluster: %w", context.Cause(ctx))
+	}
+}
+
+// renew has the exec plugin fetch a new token: client-go does that after a 401 to a plain request, and not after one to
+// a WebSocket. Which request it is does not matter: a token that is no good is refused everywhere.
+func (c *Cluster) renew(ctx context.Context) {
+	if err := c.client.CoreV1().RESTClient().Get().AbsPath("/version").Do(ctx).Error(); err != nil {
+		c.log.Debug("kube: renewing the token", "err", err)
 	}
 }

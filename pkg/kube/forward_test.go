@@ -137,6 +137,41 @@ func TestForward(t *testing.T) {
 	}
 }
 
+// TestForwardRenews: a token that has expired is renewed for a port-forward and a command, too, although a WebSocket's
+// 401 tells client-go nothing.
+func TestForwardRenews(t *testing.T) {
+	plugin := script(t, "login", `
+echo x >> "$0.count"
+printf '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"token-%d"}}' $(wc -l < "$0.count")
+`)
+	var mu sync.Mutex
+	accepted := "Bearer token-1"
+	guard := func(h http.HandlerFunc) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			mu.Lock()
+			ok := r.Header.Get("Authorization") == accepted
+			mu.Unlock()
+			if !ok {
+				status(w, 401, "Unauthorized", "Unauthorized")
+				return
+			}
+			h(w, r)
+		}
+	}
+	s := newServer(t, map[string]http.HandlerFunc{"GET /version": guard(answer(struct{}{})), bySocket: guard(overWebSocket(t, echo))})
+	c := openFile(t, kubeconfig(t, s.URL, execUser(plugin, "Never"), s.ca()), nil)
+	for round := 1; round <= 3; round++ {
+		mu.Lock()
+		accepted = fmt.Sprintf("Bearer token-%d", round)
+		mu.Unlock()
+		conn, err := c.Forward(within(t, 10*time.Second), "shop", "orders", 7071)
+		if err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		_ = conn.Close()
+	}
+}
+
 // TestForwardBulk: frames are put together rightly whatever their size, in both directions at once.
 func TestForwardBulk(t *testing.T) {
 	serve := func(data, failed httpstream.Stream) {

@@ -50,7 +50,11 @@ func (w *Workload) Pods() []Pod {
 	return slices.Clone(w.pods)
 }
 
-// oldest orders pods by age, so that home stays home while it lives.
+// Single says that the target is one pod: when that has ended, nothing takes its place.
+func (w *Workload) Single() bool { return w.only != "" }
+
+// oldest orders pods by age. The API's times are whole seconds: among equals the name decides at the start, and later
+// who came first, so that home stays home while it lives.
 func oldest(a, b Pod) int {
 	return cmp.Or(a.Spec.CreationTimestamp.Compare(b.Spec.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
 }
@@ -138,7 +142,7 @@ func (w *Workload) follow(ctx context.Context, set *set, version string, changed
 				continue
 			}
 			if e.Type == watch.Deleted {
-				set.remove(o)
+				set.drop(o.UID)
 			} else if w.mine(ctx, o) {
 				set.put(o)
 			}
@@ -177,13 +181,15 @@ type set struct {
 	target  config.Target
 	written string
 	known   map[types.UID]Pod
+	order   map[types.UID]int // when each came
+	next    int
 }
 
 // newSet begins with what Resolve found.
 func newSet(w *Workload) *set {
-	s := &set{target: w.target, written: w.written, known: map[types.UID]Pod{}}
+	s := &set{target: w.target, written: w.written, known: map[types.UID]Pod{}, order: map[types.UID]int{}}
 	for _, p := range w.Pods() {
-		s.known[types.UID(p.UID)] = p
+		s.keep(types.UID(p.UID), p)
 	}
 	return s
 }
@@ -196,7 +202,7 @@ func (s *set) replace(found []*corev1.Pod) {
 	}
 	for uid := range s.known {
 		if !exists[uid] {
-			delete(s.known, uid)
+			s.drop(uid)
 		}
 	}
 }
@@ -204,7 +210,7 @@ func (s *set) replace(found []*corev1.Pod) {
 func (s *set) put(p *corev1.Pod) {
 	before, known := s.known[p.UID]
 	if p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
-		delete(s.known, p.UID)
+		s.drop(p.UID)
 		return
 	}
 	if !known && !ready(p) {
@@ -213,20 +219,34 @@ func (s *set) put(p *corev1.Pod) {
 	pod, err := describe(p, s.target, s.written)
 	switch {
 	case err == nil:
-		s.known[p.UID] = pod
+		s.keep(p.UID, pod)
 	case known: // its container is between two runs
 		before.Spec = p
 		s.known[p.UID] = before
 	}
 }
 
-func (s *set) remove(p *corev1.Pod) { delete(s.known, p.UID) }
+func (s *set) keep(uid types.UID, p Pod) {
+	if _, known := s.known[uid]; !known {
+		s.next++
+		s.order[uid] = s.next
+	}
+	s.known[uid] = p
+}
+
+func (s *set) drop(uid types.UID) {
+	delete(s.known, uid)
+	delete(s.order, uid)
+}
 
 func (s *set) pods() []Pod {
 	out := make([]Pod, 0, len(s.known))
 	for _, p := range s.known {
 		out = append(out, p)
 	}
-	slices.SortFunc(out, oldest)
+	slices.SortFunc(out, func(a, b Pod) int {
+		return cmp.Or(a.Spec.CreationTimestamp.Compare(b.Spec.CreationTimestamp.Time),
+			cmp.Compare(s.order[types.UID(a.UID)], s.order[types.UID(b.UID)]))
+	})
 	return out
 }
