@@ -61,7 +61,7 @@ func (c *Cluster) Exec(ctx context.Context, namespace, pod, container string, co
 		}
 		var exit utilexec.ExitError
 		if errors.As(err, &exit) && exit.Exited() {
-			err = &ExitError{Status: exit.ExitStatus(), Stderr: strings.TrimSpace(said.String())}
+			err = &ExitError{Status: exit.ExitStatus(), Stderr: strings.TrimSpace(said.kept.String())}
 		}
 		if err != nil && exit == nil {
 			return nil, err // and whatever still writes to out is welcome to it
@@ -69,7 +69,7 @@ func (c *Cluster) Exec(ctx context.Context, namespace, pod, container string, co
 		if out.over {
 			err = fmt.Errorf("kube: the command printed more than %d bytes: %w", maxOutput, io.ErrShortWrite)
 		}
-		return out.Bytes(), err
+		return out.kept.Bytes(), err
 	}
 	var out []byte
 	another := c.spdyOnly.Load()
@@ -95,15 +95,16 @@ func (c *Cluster) Exec(ctx context.Context, namespace, pod, container string, co
 	return nil, c.explain(upgradeError(err), "running a command in pod %s", pod)
 }
 
-// limited is a buffer that refuses to grow without end. client-go drops the error, so it remembers.
+// limited is a buffer that refuses to grow without end. client-go drops the error, so it remembers. The buffer is not
+// embedded: its ReadFrom would take everything.
 type limited struct {
-	bytes.Buffer
+	kept bytes.Buffer
 	over bool
 }
 
 func (l *limited) Write(p []byte) (int, error) {
-	if l.over = l.over || l.Len()+len(p) > maxOutput; l.over {
+	if l.over = l.over || l.kept.Len()+len(p) > maxOutput; l.over {
 		return 0, io.ErrShortWrite
 	}
-	return l.Buffer.Write(p)
+	return l.kept.Write(p)
 }
