@@ -56,7 +56,7 @@ func (c *Cluster) stop(ctx context.Context) error {
 		return err
 	}
 	return poll(ctx, "the pods' cgroups to be empty", 50*time.Millisecond, func() (bool, error) {
-		return removeCgroups() == nil, nil
+		return c.removeCgroups() == nil, nil
 	})
 }
 
@@ -109,13 +109,13 @@ func cgroupMounts(mountinfo string) []string {
 }
 
 // makeCgroups makes the one cgroup of ours in each hierarchy, below which the kubelet makes the pods'.
-func makeCgroups() error {
+func (c *Cluster) makeCgroups() error {
 	all, err := hierarchies()
 	if err != nil {
 		return err
 	}
 	for _, dir := range all {
-		if err := os.Mkdir(filepath.Join(dir, node.Cgroup), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		if err := os.Mkdir(filepath.Join(dir, node.Cgroup(c.State)), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("cluster: %w", err)
 		}
 	}
@@ -123,13 +123,13 @@ func makeCgroups() error {
 }
 
 // removeCgroups removes ours with all below. The kernel refuses as long as a process is dying in one.
-func removeCgroups() error {
+func (c *Cluster) removeCgroups() error {
 	all, err := hierarchies()
 	if err != nil {
 		return err
 	}
 	for _, dir := range all {
-		if err := removeTree(filepath.Join(dir, node.Cgroup)); err != nil {
+		if err := removeTree(filepath.Join(dir, node.Cgroup(c.State))); err != nil {
 			return err
 		}
 	}

@@ -80,7 +80,7 @@ func (c *Cluster) ensureNode(ctx context.Context) error {
 	if err := free(); err != nil {
 		return err
 	}
-	if err := makeCgroups(); err != nil {
+	if err := c.makeCgroups(); err != nil {
 		return err
 	}
 	return c.startNode(ctx)

@@ -18,9 +18,9 @@ import (
 var files embed.FS
 
 // configure writes them where the command lines look for them.
-func configure() error {
+func configure(state string) error {
 	values := map[string]any{
-		"Home": Home, "PKI": pki, "Name": Name, "Pods": Pods, "DNS": DNS, "Domain": Domain, "Cgroup": "/" + Cgroup,
+		"Home": Home, "PKI": pki, "Name": Name, "Pods": Pods, "DNS": DNS, "Domain": Domain, "Cgroup": "/" + Cgroup(state),
 		"CNI": CNI, "Pause": PauseImage, "Socket": ContainerdAPI, "Snapshotter": snapshotter(Home),
 	}
 	return fs.WalkDir(files, "conf", func(path string, entry fs.DirEntry, err error) error {

@@ -6,6 +6,8 @@ package node
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -32,10 +34,16 @@ const (
 	Domain        = "cluster.local"
 	Issuer        = "https://kubernetes.default.svc." + Domain
 	PauseImage    = "stepin.test/pause:1"
-	Cgroup        = "stepin-e2e" // above the pods' own, in each hierarchy
 	CNI           = "/usr/lib/cni"
 	ContainerdAPI = "/run/containerd/containerd.sock" // as seen inside
 )
+
+// Cgroup is the name of the cgroup above the pods' own, in each hierarchy: they are the machine's, where there may be
+// another node with another state directory.
+func Cgroup(state string) string {
+	sum := sha256.Sum256([]byte(filepath.Clean(state)))
+	return "stepin-e2e-" + hex.EncodeToString(sum[:4])
+}
 
 // Home is where the node sees the state directory: one short path, whatever the machine calls it.
 const Home = "/run/cluster"
@@ -73,7 +81,7 @@ func Main(state string) error {
 		{"mounts", func() error { return mounts(state) }},
 		{"sysctls", sysctls},
 		{"network", network},
-		{"configuration", configure},
+		{"configuration", func() error { return configure(state) }},
 	} {
 		if err := step.do(); err != nil {
 			return fmt.Errorf("node: %s: %w", step.what, err)

@@ -170,7 +170,7 @@ func (s *server) grpcHealth(w http.ResponseWriter, r *http.Request) {
 	if s.live.Load() != http.StatusOK {
 		serving = 2
 	}
-	_, _ = w.Write([]byte{0, 0, 0, 0, 2, 1<<3 | 0, serving}) // not compressed, 2 bytes: field 1, varint
+	_, _ = w.Write([]byte{0, 0, 0, 0, 2, 0x08, serving}) // not compressed, 2 bytes: field 1, a varint
 	w.Header().Set("Grpc-Status", "0")
 }
 
