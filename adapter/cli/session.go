@@ -19,6 +19,8 @@ func parts() session.Parts {
 		Agent:  func() ([]byte, error) { return embedded.Agent(runtime.GOARCH) },
 		Stub:   embedded.Stub,
 		Keeper: embedded.Keeper,
+		Packed: embedded.Packed,
+		Boot:   embedded.Boot,
 	}
 }
 

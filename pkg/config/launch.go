@@ -30,6 +30,17 @@ type Launch struct {
 
 	// Editor holds the keys of launch.json's arguments that are not ours, untouched: noDebug, console, __restart …
 	Editor map[string]json.RawMessage `json:"-"`
+
+	written *node // what was written, before the defaults
+}
+
+// Wrote says whether a key was written: a wish of the user's weighs more than a default.
+func (l *Launch) Wrote(path ...string) bool {
+	n := l.written
+	for _, key := range path {
+		n = n.get(key)
+	}
+	return n != nil && n.kind != null
 }
 
 // Debugger names the real debugger. Keys holds every other key of the object untouched, null values included: they
@@ -85,7 +96,7 @@ type Agent struct {
 	Mode             string            `json:"mode,omitempty" jsonschema:"enum=auto,enum=pod,enum=ephemeral,default=auto" jsonschema_description:"How the agent reaches the pod. pod: a Job on its node, which can do everything. ephemeral: a container in the pod itself, which can do what the namespace admits. auto: the first of these that the cluster admits."`
 	Image            string            `json:"image,omitempty" jsonschema_description:"An image that holds the agent (stepin agent image push). Empty: none is needed, the agent travels through the API server and runs in the pod's own image."`
 	Namespace        string            `json:"namespace,omitempty" jsonschema_description:"Where the agent's Job goes. Empty: the pod's namespace."`
-	TTL              Duration          `json:"ttl,omitzero" jsonschema:"type=string,default=0s,example=5m" jsonschema_description:"How long the agent stays when its last session has ended, so that the next start is faster."`
+	TTL              Duration          `json:"ttl,omitzero" jsonschema:"type=string,example=5m" jsonschema_description:"How long the agent stays when its last session has ended, so that the next start is faster. Default: 5m in a cluster; for local/PID it goes at once."`
 	Labels           map[string]string `json:"labels,omitempty" jsonschema_description:"Labels for the agent's Job and pod, as a policy of the cluster may want them."`
 	Annotations      map[string]string `json:"annotations,omitempty" jsonschema_description:"Annotations likewise."`
 	Tolerations      []Toleration      `json:"tolerations,omitempty" jsonschema_description:"What the agent's pod tolerates, each with key, operator, value and effect as in a pod's spec. Empty: every taint, since it must go to the pod's node."`

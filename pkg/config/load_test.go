@@ -35,7 +35,7 @@ hostname: false
 	want.Incoming.Ports, want.Incoming.Map = []Port{80}, map[Port]Port{80: 8080}
 	want.Env.Override, want.Env.File = map[string]string{"A": "1", "B": "3"}, "/w/cfg/.env"
 	have := *l
-	have.Debugger, have.Editor = Debugger{}, nil
+	have.Debugger, have.Editor, have.written = Debugger{}, nil, nil
 	if !reflect.DeepEqual(&have, want) {
 		t.Errorf("have %+v\nwant %+v", &have, want)
 	}

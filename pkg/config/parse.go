@@ -30,7 +30,7 @@ func Merge(file *File, launch []byte) (*Launch, error) {
 		root = merge(file.root, root)
 	}
 	l := Default()
-	l.Editor = editor
+	l.Editor, l.written = editor, root
 	if err := json.Unmarshal(root.json(), l); err != nil {
 		return nil, fail.Wrap(fail.ConfigValue, err, "please report this", "the checked configuration cannot be read")
 	}

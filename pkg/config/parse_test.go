@@ -41,7 +41,7 @@ func TestParse(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			have.Editor = nil
+			have.Editor, have.written = nil, nil
 			want := Default()
 			want.Target = "local/1"
 			tt.want(want)

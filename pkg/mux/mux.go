@@ -44,7 +44,10 @@ const (
 var ErrLost = errors.New("mux: the other side is gone")
 
 // ByeError is a channel that the peer ended on purpose.
-type ByeError struct{ Reason string }
+type ByeError struct {
+	Reason  string
+	Stopped bool // it is the session that ends, by its owner's wish, not what it was with
+}
 
 func (e ByeError) Error() string {
 	if e.Reason == "" {
@@ -245,8 +248,11 @@ func (c *Conn) Err() error {
 
 // Close ends the channel on purpose: the peer learns the reason. Where the connection takes nothing any more it waits
 // for the missing heartbeats to end it.
-func (c *Conn) Close(reason string) error {
-	_ = c.Send(wire.KindBye, wire.Bye{Reason: reason})
+func (c *Conn) Close(reason string) error { return c.Bye(wire.Bye{Reason: reason}) }
+
+// Bye is Close with all that a Bye can say.
+func (c *Conn) Bye(bye wire.Bye) error {
+	_ = c.Send(wire.KindBye, bye)
 	c.fail(net.ErrClosed)
 	return nil
 }
@@ -304,7 +310,7 @@ func (c *Conn) readControl() {
 		case wire.KindBye:
 			var b wire.Bye
 			_ = wire.Decode(body, &b)
-			c.fail(ByeError{b.Reason})
+			c.fail(ByeError(b))
 			return
 		default: // State, Notice, and whatever a later peer may say
 			if c.cfg.OnMessage != nil {

@@ -32,11 +32,8 @@ type dialer func(ctx context.Context, resume string) (*mux.Conn, wire.Welcome, e
 //
 // Goroutines: run (ends with close, or when the agent is gone); one a channel that hands out its requests.
 type link struct {
-	dial   dialer
-	notice func(string)
-	log    *slog.Logger
-	serve  func(*mux.Request) // each in a goroutine of its own
-	opened atomic.Uint64      // streams asked for by open, each a round trip
+	linkOptions
+	opened atomic.Uint64 // streams asked for by open, each a round trip
 
 	mu      sync.Mutex
 	conn    *mux.Conn     // nil while down
@@ -52,14 +49,23 @@ type link struct {
 	err    error         // set before ended is closed
 }
 
+// linkOptions say where a link leads and what it tells whom.
+type linkOptions struct {
+	dial   dialer
+	try    time.Duration           // what one dial may take that is not the first
+	final  func(mux.ByeError) bool // whether a goodbye of the agent's is for good
+	serve  func(*mux.Request)      // each in a goroutine of its own
+	notice func(string)            // one line for the developer
+	log    *slog.Logger
+}
+
 // newLink makes the first channel; its failure is the caller's.
-func newLink(ctx context.Context, dial dialer, serve func(*mux.Request), notice func(string), log *slog.Logger) (*link, error) {
-	conn, welcome, err := dial(ctx, "")
+func newLink(ctx context.Context, o linkOptions) (*link, error) {
+	conn, welcome, err := o.dial(ctx, "")
 	if err != nil {
 		return nil, err
 	}
-	l := &link{dial: dial, notice: notice, log: log, serve: serve, conn: conn, resume: welcome.Resume,
-		changed: make(chan struct{}), ended: make(chan struct{})}
+	l := &link{linkOptions: o, conn: conn, resume: welcome.Resume, changed: make(chan struct{}), ended: make(chan struct{})}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	go l.run(conn)
 	return l, nil
@@ -80,8 +86,11 @@ func (l *link) run(conn *mux.Conn) {
 		l.set(nil)
 		var bye mux.ByeError
 		if errors.As(conn.Err(), &bye) {
-			l.err = bye
-			return
+			if l.final(bye) {
+				l.err = bye
+				return
+			}
+			l.notice(bye.Reason)
 		}
 		l.log.Debug("channel lost", "err", conn.Err())
 		lost := time.Now()
@@ -99,7 +108,7 @@ func (l *link) run(conn *mux.Conn) {
 func (l *link) redial() (*mux.Conn, error) {
 	said := false
 	for {
-		ctx, cancel := context.WithTimeout(l.ctx, redialTry)
+		ctx, cancel := context.WithTimeout(l.ctx, l.try)
 		conn, welcome, err := l.dial(ctx, l.resume)
 		cancel()
 		var refusal *wire.Refusal

@@ -70,7 +70,8 @@ func (a *wireAgent) cut() {
 func startLink(t *testing.T, a *wireAgent) (*link, chan string) {
 	t.Helper()
 	said := make(chan string, 100)
-	l, err := newLink(t.Context(), a.dial, func(r *mux.Request) { r.Refuse(syscall.EOPNOTSUPP) }, func(line string) { said <- line }, slog.New(slog.DiscardHandler))
+	l, err := newLink(t.Context(), linkOptions{dial: a.dial, try: redialTry, final: func(mux.ByeError) bool { return true },
+		serve: func(r *mux.Request) { r.Refuse(syscall.EOPNOTSUPP) }, notice: func(line string) { said <- line }, log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,7 +47,43 @@ type local struct {
 	image func() ([]byte, error)
 	stub  func() (string, error) // path of the stub, for a pod in a user namespace of its own
 	trace *os.File               // nil: none; else the agent appends what it does there
+
+	socket string // the agent's, once there is one
 }
+
+// newLocal looks at the target; nothing is made yet.
+func newLocal(s *Session) (reach, error) {
+	netns, err := checkLocal(s.target.PID)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := runtimeDir()
+	if err != nil {
+		return nil, err
+	}
+	hello, err := newHello()
+	if err != nil {
+		return nil, err
+	}
+	return &local{pid: s.target.PID, netns: netns, dir: dir, ttl: time.Duration(s.config.Agent.TTL), hello: hello,
+		log:   func(line string) { s.log.Debug("agent", "line", line) },
+		image: s.options.Parts.Agent, stub: s.stubFile, trace: s.options.Trace}, nil
+}
+
+func (l *local) dial(ctx context.Context, resume string) (conn *mux.Conn, welcome wire.Welcome, err error) {
+	if l.socket == "" {
+		conn, welcome, l.socket, err = l.connect(ctx)
+		return conn, welcome, err
+	}
+	return l.rejoin(ctx, l.socket, resume)
+}
+
+func (l *local) try() time.Duration                    { return redialTry }
+func (l *local) final(mux.ByeError) bool               { return true }
+func (l *local) complete(*wire.Pod)                    {}
+func (l *local) follow(context.Context)                {}
+func (l *local) steal(*link, *wire.Steal) (pod string) { return "the pod" }
+func (l *local) close()                                { sweepDir(l.dir) }
 
 // checkLocal says whether PID exists and may be entered.
 func checkLocal(pid int) (netns string, err error) {
@@ -195,7 +231,7 @@ func owner(info fs.FileInfo) int {
 }
 
 // connect joins the agent that serves the pod already, or starts one. Only one session of this user does so at a time.
-func (l *local) connect(ctx context.Context, _ string) (*mux.Conn, wire.Welcome, string, error) {
+func (l *local) connect(ctx context.Context) (*mux.Conn, wire.Welcome, string, error) {
 	lock, err := lockDir(ctx, l.dir)
 	if err != nil {
 		return nil, wire.Welcome{}, "", err

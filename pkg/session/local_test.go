@@ -115,7 +115,7 @@ func TestConnectLeaving(t *testing.T) {
 			}()
 		}
 	}()
-	conn, welcome, path, err := l.connect(context.Background(), "")
+	conn, welcome, path, err := l.connect(context.Background())
 	if err != nil || welcome.Resume != "r" || path != socket.Addr().String() {
 		t.Fatalf("%+v, %q, %v", welcome, path, err)
 	}

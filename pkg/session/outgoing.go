@@ -328,6 +328,20 @@ func (s *Session) verdict(network string, dst netip.AddrPort, host bool) policy.
 // itself says whether an address is one that the debuggee may have for itself, too: a loopback one, or the pod's.
 func (s *Session) itself(a netip.Addr) bool { return a.IsLoopback() || slices.Contains(s.pod.Addrs, a) }
 
+// here is where the debuggee has what was sent to a pod's address: it has only the addresses of the pod that was home at
+// the start. What another pod's clients called leads to the first of those, of the same family.
+func (s *Session) here(called netip.Addr) netip.Addr {
+	if s.itself(called) {
+		return called
+	}
+	for _, a := range s.pod.Addrs {
+		if a.Is4() == called.Is4() {
+			return a
+		}
+	}
+	return called
+}
+
 // isResolver says whether dst is a name server of the pod's resolv.conf, in whose place the session answers.
 func (s *Session) isResolver(dst netip.AddrPort) bool {
 	return s.config.DNS && dst.Port() == dnsPort && slices.Contains(s.conf.Servers, dst.Addr())

@@ -262,18 +262,23 @@ func (p *ports) settled(ctx context.Context, network string, dst netip.AddrPort)
 	}
 }
 
-// take holds the steal of one port for as long as the debuggee listens on it.
+// take holds the steal of one port, from each of the session's pods, for as long as the debuggee listens on it.
 func (p *ports) take(ctx context.Context, k portKey, pod uint16, loopback bool) {
-	steal := wire.Steal{Existing: p.s.config.Incoming.Existing,
-		Ports: []wire.Port{{Network: k.network, Port: pod, Loopback: loopback}}}
+	p.s.everywhere(ctx, func(l *link) { p.takeFrom(ctx, l, k, pod, loopback) })
+}
+
+func (p *ports) takeFrom(ctx context.Context, l *link, k portKey, pod uint16, loopback bool) {
 	said := ""
-	p.s.link.keep(ctx, stealRetry, func(conn *mux.Conn) error {
+	l.keep(ctx, stealRetry, func(conn *mux.Conn) error {
+		steal := wire.Steal{Existing: p.s.config.Incoming.Existing,
+			Ports: []wire.Port{{Network: k.network, Port: pod, Loopback: loopback}}}
+		name := p.s.reach.steal(l, &steal)
 		stream, err := conn.Open(ctx, wire.KindSteal, steal, nil)
 		if err != nil {
 			return err
 		}
 		said = ""
-		p.s.notice(fmt.Sprintf("%s of the pod now %s to this program", describe(k.network, pod, k.number), verb(k.network)))
+		p.s.notice(fmt.Sprintf("%s of %s now %s to this program", describe(k.network, pod, k.number), name, verb(k.network)))
 		stop := context.AfterFunc(ctx, func() {
 			_ = stream.CloseWrite() // the agent answers with its own end when the port is the pod's again
 			time.AfterFunc(giveBack, func() { stream.Close() })
@@ -314,7 +319,7 @@ func (p *ports) destination(network string, local netip.AddrPort) (netip.AddrPor
 	if have == nil {
 		return netip.AddrPort{}, false
 	}
-	called := local.Addr().Unmap()
+	called := p.s.here(local.Addr().Unmap())
 	for _, a := range have.addrs {
 		if a == called || a.IsUnspecified() && (a.Is6() || called.Is4()) {
 			return netip.AddrPortFrom(called, own), true // [::] takes IPv4, too; where it does not, the connect says so

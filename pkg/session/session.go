@@ -42,8 +42,13 @@ const (
 
 // Parts are the programs that stepin carries inside.
 type Parts struct {
+	Version      string
 	Agent        func() ([]byte, error) // for this machine's architecture
 	Stub, Keeper func() ([]byte, error)
+	// Packed is the agent for a node's architecture, a GOARCH, as an LZ4 frame, and its own size; Boot what makes a program
+	// of it there.
+	Packed func(arch string) (frame []byte, size int, err error)
+	Boot   func(arch string) ([]byte, error)
 }
 
 // Options say what a session is for. They may be changed until Start.
@@ -72,22 +77,23 @@ type Place struct {
 
 // Session is one debuggee's tree and its way to the agent.
 //
-// Goroutines: link's; ports'; watchVolumes; follow, which ends the session when one of its parts has ended; one a flow.
-// All end with Close.
+// Goroutines: link's; reach's; ports'; watchVolumes; follow, which ends the session when one of its parts has ended; one a
+// flow. All end with Close.
 type Session struct {
 	config   *config.Launch
 	options  Options
 	log      *slog.Logger
 	target   config.Target
 	dir      string
-	runtime  string // where the agent's socket is
 	outgoing *policy.Outgoing
 	plan     policy.FilesPlan
 	pod      wire.Pod
 	conf     resolv.Conf // the pod's
 	envFile  map[string]string
 
-	link      *link
+	reach     reach
+	link      *link             // home's
+	links     links             // home's and the others', with mu
 	guard     *namespaces.Guard // until there are namespaces
 	ns        *namespaces.Namespaces
 	stack     *netstack.Stack
@@ -96,6 +102,7 @@ type Session struct {
 	ports     *ports
 	datagrams datagrams
 	relays    mux.Relays
+	following sync.WaitGroup
 	entered   atomic.Bool // the namespaces are made: from here on the debuggee may run
 	said      sync.Map    // lines said once
 
@@ -104,6 +111,7 @@ type Session struct {
 	once   sync.Once
 	done   chan struct{}
 	mu     sync.Mutex
+	paused bool
 	err    error
 }
 
@@ -119,7 +127,8 @@ func Start(ctx context.Context, o Options) (*Session, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Session{config: o.Config, options: o, log: o.Log, done: make(chan struct{})}
+	s := &Session{config: o.Config, options: o, log: o.Log, done: make(chan struct{}),
+		links: links{all: map[*link]bool{}, changed: make(chan struct{})}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.ports = newPorts(s)
 	if err := s.start(ctx); err != nil {
@@ -147,7 +156,12 @@ func (s *Session) start(ctx context.Context) (err error) {
 	if s.envFile, err = readEnvFile(s.config.Env.File); err != nil {
 		return err
 	}
-	netns, err := checkLocal(s.target.PID)
+	if s.target.Local() {
+		s.reach, err = newLocal(s)
+	} else {
+		s.options.Progress("finding the pod", 0, startSteps)
+		s.reach, err = newCluster(ctx, s)
+	}
 	if err != nil {
 		return err
 	}
@@ -158,21 +172,20 @@ func (s *Session) start(ctx context.Context) (err error) {
 	if s.options.Dir != nil {
 		s.options.Dir(s.dir)
 	}
-	const steps = 3
-	s.options.Progress("starting the agent", 0, steps)
-	if err := s.connect(ctx, netns); err != nil {
+	s.options.Progress("starting the agent", 0, startSteps)
+	if err := s.connect(ctx); err != nil {
 		return err
 	}
-	s.options.Progress("reading the pod", 1, steps)
+	s.options.Progress("reading the pod", 1, startSteps)
 	if err := s.describe(ctx); err != nil {
 		return err
 	}
 	s.planFiles(ctx)
-	s.options.Progress("making the namespaces", 2, steps)
+	s.options.Progress("making the namespaces", 2, startSteps)
 	if err := s.enter(ctx); err != nil {
 		return err
 	}
-	s.options.Progress("ready", steps, steps)
+	s.options.Progress("ready", startSteps, startSteps)
 	s.announce()
 	return nil
 }
@@ -198,35 +211,37 @@ func cause(err error) error {
 	return err
 }
 
-// connect starts or joins the agent.
-func (s *Session) connect(ctx context.Context, netns string) error {
-	dir, err := runtimeDir()
-	if err != nil {
-		return err
-	}
-	s.runtime = dir
-	var id [16]byte
-	if _, err := rand.Read(id[:]); err != nil {
-		return err
-	}
-	l := &local{pid: s.target.PID, netns: netns, dir: dir, ttl: time.Duration(s.config.Agent.TTL),
-		hello: wire.Hello{Session: hex.EncodeToString(id[:]), Who: who()},
-		log:   func(line string) { s.log.Debug("agent", "line", line) },
-		image: s.options.Parts.Agent, stub: s.stubFile, trace: s.options.Trace}
-	socket := ""
-	dial := func(ctx context.Context, resume string) (conn *mux.Conn, welcome wire.Welcome, err error) {
-		if socket == "" {
-			conn, welcome, socket, err = l.connect(ctx, resume)
-			return conn, welcome, err
-		}
-		return l.rejoin(ctx, socket, resume)
-	}
-	s.link, err = newLink(ctx, dial, s.serve, s.notice, s.log)
+// startSteps are the steps of a start that progress is shown in.
+const startSteps = 3
+
+// connect starts or joins home's agent, and begins to follow the target's other pods.
+func (s *Session) connect(ctx context.Context) error {
+	o := s.linkOptions(s.reach.dial)
+	l, err := newLink(ctx, o)
 	var refusal *wire.Refusal
 	if errors.As(err, &refusal) {
 		return fail.New(fail.AgentRefused, "", "the agent refuses this session: %s", refusal.Message)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	s.link = l
+	s.join(l)
+	s.following.Go(func() { s.reach.follow(s.ctx) })
+	return nil
+}
+
+func (s *Session) linkOptions(dial dialer) linkOptions {
+	return linkOptions{dial: dial, try: s.reach.try(), final: s.reach.final, serve: s.serve, notice: s.notice, log: s.log}
+}
+
+// hello is what every agent of this session is told, but for the token.
+func newHello() (wire.Hello, error) {
+	var id [16]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return wire.Hello{}, err
+	}
+	return wire.Hello{Session: hex.EncodeToString(id[:]), Who: who()}, nil
 }
 
 func who() string {
@@ -264,6 +279,7 @@ func (s *Session) describe(ctx context.Context) error {
 	if err := decodeAll(stream, wire.MaxPod, &s.pod); err != nil {
 		return fail.Wrap(fail.AgentLost, err, "", "reading what the agent says about the pod")
 	}
+	s.reach.complete(&s.pod)
 	s.conf = resolv.ParseConf([]byte(s.pod.Resolver))
 	side := func(name string) bool {
 		v := s.outgoing.Name(name)
@@ -406,9 +422,11 @@ func (s *Session) Close() error {
 	var err error
 	s.once.Do(func() {
 		s.cancel()
-		if s.link != nil { // first of all: the pod serves again
-			s.link.close()
+		all, _ := s.each()
+		for _, l := range all { // first of all: the pod serves again
+			l.close()
 		}
+		s.following.Wait()
 		if s.ns != nil {
 			err = s.ns.Close()
 		}
@@ -419,8 +437,8 @@ func (s *Session) Close() error {
 			s.log.Debug("round trips", "streams", s.link.opened.Load(), "files", fmt.Sprintf("%+v", s.fs.Stats()))
 			s.fs.Close()
 		}
-		if s.runtime != "" {
-			sweepDir(s.runtime)
+		if s.reach != nil {
+			s.reach.close()
 		}
 		s.guard.Dismiss()
 		if s.dir != "" {
@@ -462,7 +480,15 @@ func (s *Session) Begin(cmd *exec.Cmd) error {
 const exitMissing = 127
 
 // SetPaused says that the debuggee stands at a breakpoint.
-func (s *Session) SetPaused(paused bool) { s.link.tell(wire.State{Paused: paused}) }
+func (s *Session) SetPaused(paused bool) {
+	s.mu.Lock()
+	s.paused = paused
+	s.mu.Unlock()
+	all, _ := s.each()
+	for _, l := range all {
+		l.tell(wire.State{Paused: paused})
+	}
+}
 
 func (s *Session) notice(line string) { s.options.Notice(line) }
 

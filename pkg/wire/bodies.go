@@ -254,7 +254,8 @@ type Notice struct {
 
 // Bye says why the sender ends the channel. A session's Bye gives its reservations up.
 type Bye struct {
-	Reason string `json:"reason,omitempty"`
+	Reason  string `json:"reason,omitempty"`
+	Stopped bool   `json:"stopped,omitempty"` // by its owner's wish: another agent would not do
 }
 
 // Credit gives bytes back to senders: the receiver has passed them on. Its body is binary, 8 bytes a stream:

@@ -1,0 +1,95 @@
+package session
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/stepin-dev/stepin/pkg/mux"
+	"github.com/stepin-dev/stepin/pkg/wire"
+)
+
+// reach is how a session gets to its target's agents: on this machine (local.go) or in a cluster (cluster.go).
+type reach interface {
+	// dial is home's dialer: its first call finds the agent or starts it.
+	dial(ctx context.Context, resume string) (*mux.Conn, wire.Welcome, error)
+	// try bounds one dial of a link that is down, and final says whether an agent's goodbye is for good.
+	try() time.Duration
+	final(mux.ByeError) bool
+	// complete adds to what home's agent says of its pod what only we can know.
+	complete(*wire.Pod)
+	// follow joins the target's other pods and follows what becomes of them until ctx ends.
+	follow(ctx context.Context)
+	// steal completes what is asked of a pod's agent, and names the pod.
+	steal(l *link, s *wire.Steal) (pod string)
+	// close comes after all links are closed.
+	close()
+}
+
+// links are the ways to the session's pods: home's, which is never removed, and those of the others, which only send
+// their requests.
+type links struct {
+	all     map[*link]bool
+	changed chan struct{} // closed and replaced at each change
+}
+
+// join adds the way to another pod; false says that the session has ended.
+func (s *Session) join(l *link) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil {
+		return false
+	}
+	s.links.all[l] = true
+	s.links.change()
+	if s.paused {
+		go l.tell(wire.State{Paused: true})
+	}
+	return true
+}
+
+// part removes it.
+func (s *Session) part(l *link) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.links.all, l)
+	s.links.change()
+}
+
+func (l *links) change() {
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// each is every link of now, and what is closed when that changes.
+func (s *Session) each() ([]*link, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]*link, 0, len(s.links.all))
+	for l := range s.links.all {
+		out = append(out, l)
+	}
+	return out, s.links.changed
+}
+
+// everywhere runs f for each link, those that come later included, until ctx has ended and every f has returned. f ends
+// with ctx or with its link.
+func (s *Session) everywhere(ctx context.Context, f func(*link)) {
+	var running sync.WaitGroup
+	defer running.Wait()
+	known := map[*link]bool{}
+	for {
+		all, changed := s.each()
+		for _, l := range all {
+			if !known[l] {
+				known[l] = true
+				running.Go(func() { f(l) })
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
