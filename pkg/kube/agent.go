@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/stepin-dev/stepin/pkg/config"
 	"github.com/stepin-dev/stepin/pkg/fail"
@@ -52,10 +53,11 @@ type Agent struct {
 	rung    rung
 	says    []string
 
-	mu    sync.Mutex
-	t     ticket
-	ready net.Conn    // a connection that was opened while looking whether the agent is there
-	w     *agentWatch // nil once it has answered
+	mu      sync.Mutex
+	t       ticket
+	ready   net.Conn    // a connection that was opened while looking whether the agent is there
+	w       *agentWatch // nil once it has answered
+	failure error       // of a connection that ended before the agent's first byte
 
 	made   made       // by this call
 	failed chan error // of the sending to an ephemeral container; nil if nothing is sent
@@ -156,6 +158,9 @@ func (a *Agent) cold(ctx context.Context) error {
 	if p.exists { // whoever made it, it is there, so it was admitted
 		return a.joinJob(ctx)
 	}
+	if p.overtaken {
+		return a.follow(ctx)
+	}
 	chosen, notices, err := decide(wish{mode: a.o.Config.Mode, steal: a.o.Steal}, p.answers)
 	if err != nil {
 		return err
@@ -253,6 +258,9 @@ func (a *Agent) Discard(ctx context.Context) error {
 
 // makeEphemeral adds the agent to the pod.
 func (a *Agent) makeEphemeral(ctx context.Context, jo jobOptions, arch string) error {
+	if a.o.Config.Image == "" && refusedBefore(a.o.Pod.Spec) {
+		return errNoShell(a.o.Pod)
+	}
 	a.o.Progress("adding the agent to the pod")
 	_, n := runningEphemeral(a.o.Pod.Spec)
 	container, err := agentEphemeral(jo, a.rung, n)
@@ -268,7 +276,11 @@ func (a *Agent) makeEphemeral(ctx context.Context, jo jobOptions, arch string) e
 	w := a.c.newAgentWatch(ctx, a.o.Pod.Namespace, container.Name, true)
 	a.w = w
 	w.watchPod(a.o.Pod.Name)
-	if err := a.c.patchEphemeral(ctx, a.o.Pod, container, false); err != nil {
+	if err := a.c.patchEphemeral(ctx, a.o.Pod, container, false); taken(err) {
+		w.stop()
+		a.w = nil
+		return a.follow(ctx)
+	} else if err != nil {
 		if m := policyWords(err); m != "" {
 			return fail.New(fail.AgentStart, "start again", "the agent cannot be added to the pod: %s", m)
 		}
@@ -279,6 +291,19 @@ func (a *Agent) makeEphemeral(ctx context.Context, jo jobOptions, arch string) e
 		a.send(ctx, container.Name, content)
 	}
 	return a.tickets.save(a.key, a.t)
+}
+
+// follow joins the ephemeral agent that another session has added at the same moment.
+func (a *Agent) follow(ctx context.Context) error {
+	now, err := a.c.client.CoreV1().Pods(a.o.Pod.Namespace).Get(ctx, a.o.Pod.Name, metav1.GetOptions{})
+	if err != nil {
+		return a.c.explain(err, "looking at pod %s", a.o.Pod.Name)
+	}
+	a.o.Pod.Spec = now
+	if running, _ := runningEphemeral(now); running != nil {
+		return a.joinEphemeral(ctx, running)
+	}
+	return fail.New(fail.AgentStart, "start again", "another session has added an agent to pod %s, and it has ended", a.o.Pod.Name)
 }
 
 // send brings the agent through the container's standard input, beside the first tries to reach it.
@@ -318,6 +343,8 @@ func (a *Agent) askToken(ctx context.Context, command []string) error {
 				return a.tickets.save(a.key, a.t)
 			}
 			return fail.New(fail.AgentRefused, "", "the agent that runs for this pod gave no token")
+		case ctx.Err() != nil:
+			return a.unanswered(ctx)
 		case errors.As(err, &exit):
 			return fail.New(fail.AgentRefused, "", "the agent that runs for this pod gave no token: %s", lastLine(exit.Stderr))
 		case errors.Is(err, ErrPodGone):
@@ -331,10 +358,19 @@ func (a *Agent) askToken(ctx context.Context, command []string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return a.c.explain(ctx.Err(), "waiting for the agent that another session has started")
+			return a.unanswered(ctx)
 		case <-time.After(pollEvery):
 		}
 	}
+}
+
+// unanswered is the end of the patience with an agent that somebody else has started.
+func (a *Agent) unanswered(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return fmt.Errorf("kube: joining the pod's agent: %w", ctx.Err())
+	}
+	return fail.New(fail.AgentStart, "kubectl describe pod -n "+a.t.Namespace+" "+a.t.Pod+" shows what it does",
+		"the agent that another session has started for this pod does not answer")
 }
 
 // joinEphemeral joins the agent in the pod itself. Whose place it takes is in its spec, which nobody can change.

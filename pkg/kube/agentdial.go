@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"regexp"
 	"sync"
@@ -82,7 +83,7 @@ func (a *Agent) podName(ctx context.Context, w *agentWatch) (string, error) {
 	}
 	for {
 		s := w.state()
-		if err := a.failure(s); err != nil {
+		if err := a.hopeless(s); err != nil {
 			return "", err
 		}
 		if s.pod != "" && (a.o.Config.Image == "" || s.up) {
@@ -104,7 +105,7 @@ func (a *Agent) pause(ctx context.Context, w *agentWatch) error {
 	var s state
 	if w != nil {
 		s = w.state()
-		if err := a.failure(s); err != nil {
+		if err := a.hopeless(s); err != nil {
 			return err
 		}
 	}
@@ -120,8 +121,8 @@ func (a *Agent) pause(ctx context.Context, w *agentWatch) error {
 	}
 }
 
-// failure is what the cluster has said already; nil if there is hope.
-func (a *Agent) failure(s state) error {
+// hopeless is what the cluster has said already; nil if there is hope.
+func (a *Agent) hopeless(s state) error {
 	switch {
 	case s.words != "":
 		return a.gone(s.words)
@@ -136,11 +137,10 @@ func (a *Agent) gone(words string) error {
 	if err := a.tickets.drop(a.key, a.Token()); err != nil {
 		a.c.log.Debug("kube: forgetting an agent", "err", err)
 	}
-	hint := "kubectl get events -n " + a.t.Namespace + " shows more"
 	if noShell(words) {
-		hint = "name an image that holds the agent by agent.image: `stepin agent image push` makes one"
-		words = "the target's image lacks what is needed to bring the agent in (sh, cat, chmod and a directory to write to): " + words
+		return errNoShell(a.o.Pod)
 	}
+	hint := "kubectl get events -n " + a.t.Namespace + " shows more"
 	return fail.Wrap(fail.AgentStart, agentGone{words}, hint, "the agent for pod %s is not there", a.o.Pod.Name)
 }
 
@@ -169,6 +169,14 @@ func (a *Agent) answered() {
 	if err := a.tickets.save(a.key, a.t); err != nil {
 		a.c.log.Debug("kube: keeping the agent's ticket", "err", err)
 	}
+}
+
+// Failure is why a connection of Dial's ended before the agent had said anything, nil where that has not happened: what
+// reads the connection may have words of its own only ("EOF"), and these are the cluster's.
+func (a *Agent) Failure() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.failure
 }
 
 // maxHello bounds what is kept to be written again, in bytes: a hello has some hundred.
@@ -208,10 +216,14 @@ func (p *agentConn) Read(b []byte) (int, error) {
 			p.a.answered()
 			return n, err
 		}
-		if !starting(err) && !errors.Is(err, ErrPodGone) {
+		// An end before the first byte is an agent that died at once, or a node that closed where others refuse.
+		if !starting(err) && !errors.Is(err, ErrPodGone) && !errors.Is(err, io.EOF) {
 			return n, err
 		}
 		if err := p.again(conn); err != nil {
+			p.a.mu.Lock()
+			p.a.failure = err
+			p.a.mu.Unlock()
 			return 0, err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -24,9 +25,10 @@ const defaultArch = "amd64"
 
 // probed is what the first round trip has brought: everything that does not depend on anything else is asked at once.
 type probed struct {
-	answers [rungsCount]ruling
-	exists  bool   // there is a Job for this pod
-	arch    string // of the node
+	answers   [rungsCount]ruling
+	exists    bool   // there is a Job for this pod
+	overtaken bool   // another session has added an ephemeral agent since we looked at the pod
+	arch      string // of the node
 }
 
 // probe asks the API server, by dry runs, which rungs it admits. One round trip, all side by side.
@@ -37,6 +39,7 @@ func (c *Cluster) probe(ctx context.Context, o jobOptions) (*probed, error) {
 		o.agent, o.parts = o.config.Image, nil
 	}
 	var calls []func() error
+	var overtaken atomic.Bool
 	if o.config.Mode != "ephemeral" {
 		job, err := agentJob(o)
 		if err != nil {
@@ -52,7 +55,11 @@ func (c *Cluster) probe(ctx context.Context, o jobOptions) (*probed, error) {
 				return nil, err
 			}
 			calls = append(calls, func() (err error) {
-				p.answers[r], err = c.judge(c.patchEphemeral(ctx, o.pod, e, true), "adding a container to pod "+o.pod.Name)
+				if err = c.patchEphemeral(ctx, o.pod, e, true); taken(err) {
+					overtaken.Store(true)
+					return nil
+				}
+				p.answers[r], err = c.judge(err, "adding a container to pod "+o.pod.Name)
 				return err
 			})
 		}
@@ -65,7 +72,9 @@ func (c *Cluster) probe(ctx context.Context, o jobOptions) (*probed, error) {
 			return nil // without the right the architecture is a guess
 		})
 	}
-	return p, each(len(calls), func(i int) error { return calls[i]() })
+	err := each(len(calls), func(i int) error { return calls[i]() })
+	p.overtaken = overtaken.Load()
+	return p, err
 }
 
 // askJob asks about the Job, which a right is needed for, and about its pod, which policies look at. Where pods cannot be
@@ -393,10 +402,11 @@ func (a *Agent) outlive(ctx context.Context, job *batchv1.Job) error {
 	}
 }
 
-// removeJob deletes a Job and its pod.
+// removeJob deletes a Job and its pod. In the foreground: as long as the pod is there, and with it an agent that has not
+// let go of the target, the Job's name is taken, and whoever comes next waits.
 func (c *Cluster) removeJob(ctx context.Context, namespace, name string) error {
-	background := metav1.DeletePropagationBackground
-	err := c.client.BatchV1().Jobs(namespace).Delete(ctx, name, metav1.DeleteOptions{PropagationPolicy: &background})
+	last := metav1.DeletePropagationForeground
+	err := c.client.BatchV1().Jobs(namespace).Delete(ctx, name, metav1.DeleteOptions{PropagationPolicy: &last})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}

@@ -209,8 +209,10 @@ func (w *agentWatch) judgeEvent(ev *corev1.Event) {
 	case ev.Type != corev1.EventTypeWarning:
 	case ev.Reason == "FailedCreate", ev.Reason == "FailedScheduling":
 		w.words = ev.Message
-	case ev.Reason == "Failed" && !strings.HasPrefix(ev.Message, "Error: "): // the longer one of the two that come
-		w.words = ev.Message
+	case ev.Reason == "Failed": // a failed pull has two: what it was about, then "Error: ErrImagePull"
+		if text, short := strings.CutPrefix(ev.Message, "Error: "); !short || w.words == "" {
+			w.words = text
+		}
 	default:
 		w.latest = reason(ev.Reason, "", ev.Message)
 	}

@@ -10,10 +10,13 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/remotecommand"
+
+	"github.com/stepin-dev/stepin/pkg/fail"
 )
 
 // netCapabilities are what an ephemeral agent needs beyond the runtime's own to take requests (reference: measured with
@@ -94,6 +97,29 @@ func targetUser(pod Pod) (user, group *int64) {
 	return user, group
 }
 
+// refusedBefore says that this image has already shown that it has no shell: every further try would leave an entry in
+// the pod for ever.
+func refusedBefore(p *corev1.Pod) bool {
+	for _, s := range p.Status.EphemeralContainerStatuses {
+		if !strings.HasPrefix(s.Name, agentContainer+"-") {
+			continue
+		}
+		for _, t := range []*corev1.ContainerStateTerminated{s.State.Terminated, s.LastTerminationState.Terminated} {
+			if t != nil && noShell(t.Message) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// errNoShell is the end of the ladder for images that nothing can be brought into.
+func errNoShell(pod Pod) error {
+	return fail.Wrap(fail.AgentStart, agentGone{"it lacks sh, cat or chmod, or a directory that may be written to and executed from"},
+		"name an image that holds the agent by agent.image: `stepin agent image push` makes one",
+		"the agent cannot be brought into the image of container %s", pod.Container)
+}
+
 // patchEphemeral adds the container to the pod, or asks whether it might be.
 func (c *Cluster) patchEphemeral(ctx context.Context, pod Pod, container *corev1.EphemeralContainer, dry bool) error {
 	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"ephemeralContainers": []any{container}}})
@@ -108,7 +134,13 @@ func (c *Cluster) patchEphemeral(ctx context.Context, pod Pod, container *corev1
 	return err
 }
 
-// runningEphemeral finds a running agent among the pod's ephemeral containers, and counts those that there have been.
+// taken says that another session was faster: it has used the name that we would have used.
+func taken(err error) bool {
+	return apierrors.IsInvalid(err) && strings.Contains(err.Error(), "may not be changed")
+}
+
+// runningEphemeral finds a running agent among the pod's ephemeral containers, and counts those that there have been. One
+// that the node says nothing of yet has just been added.
 func runningEphemeral(p *corev1.Pod) (running *corev1.EphemeralContainer, count int) {
 	for i := range p.Spec.EphemeralContainers {
 		e := &p.Spec.EphemeralContainers[i]
@@ -116,10 +148,15 @@ func runningEphemeral(p *corev1.Pod) (running *corev1.EphemeralContainer, count 
 			continue
 		}
 		count++
+		ended := false
 		for _, s := range p.Status.EphemeralContainerStatuses {
-			if s.Name == e.Name && s.State.Terminated == nil {
-				running = e
+			if s.Name == e.Name {
+				ended = s.State.Terminated != nil || s.LastTerminationState.Terminated != nil ||
+					s.State.Waiting != nil && hopeless[s.State.Waiting.Reason]
 			}
+		}
+		if !ended {
+			running = e
 		}
 	}
 	return running, count

@@ -46,24 +46,22 @@ const (
 	ourName        = "stepin"
 )
 
-// jobCapabilities is all that the agent may do in a pod of its own. Each is here because something stops without it; an
-// end-to-end test takes away one after the other and watches that happen.
+// jobCapabilities is all that the agent may do in a pod of its own. Each is here because something stops without it, as
+// seen on a cluster by taking away one after the other. BPF is not: SYS_ADMIN, which setns wants, includes it.
 var jobCapabilities = []corev1.Capability{
-	"BPF",              // maps and the program of sk_lookup (kernel 5.8)
-	"CHOWN",            // of the child, where the target has it: its files are the target's
-	"DAC_OVERRIDE",     // likewise
-	"DAC_READ_SEARCH",  // likewise, and the parent's reading of a target of another user
-	"FOWNER",           // of the child, likewise
-	"KILL",             // ending the child, which has the target's user
-	"NET_ADMIN",        // attaching sk_lookup, IP_TRANSPARENT, SOCK_DESTROY, nftables
-	"NET_BIND_SERVICE", // nothing of ours; a target's own child that binds below 1024 has it
-	"NET_RAW",          // capturing packets
-	"SETGID",           // the child's groups
-	"SETPCAP",          // dropping from the child's bounding set
-	"SETUID",           // the child's user
-	"SYS_ADMIN",        // setns to the target's network and UTS namespaces
-	"SYS_CHROOT",       // the child's root
-	"SYS_PTRACE",       // /proc/PID/ns, root and environ of a foreign process
+	"CHOWN",           // of the child, where the target has it: what it may do with files is the target's
+	"DAC_OVERRIDE",    // likewise
+	"DAC_READ_SEARCH", // likewise
+	"FOWNER",          // likewise
+	"KILL",            // ending a child that hangs: it has the target's user
+	"NET_ADMIN",       // ending connections that were open before (SOCK_DESTROY), nftables where there is no sk_lookup
+	"NET_RAW",         // transparent sockets, capturing packets
+	"SETGID",          // the child's groups
+	"SETPCAP",         // the child's bounding set
+	"SETUID",          // the child's user
+	"SYS_ADMIN",       // setns to the target's network and UTS namespaces, sk_lookup
+	"SYS_CHROOT",      // the child's root; without it files are opened one by one beneath /proc/PID/root
+	"SYS_PTRACE",      // /proc/PID/ns, root and environ of a foreign process
 }
 
 // jobOptions are what the Job depends on; with the same options it is the same, byte for byte.

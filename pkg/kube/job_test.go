@@ -180,7 +180,7 @@ func TestDecide(t *testing.T) {
 		{"no Job", "auto", true, [...]ruling{right, yes, yes, yes}, rungNet,
 			[]string{"the agent as a pod on the node is refused: the right to create jobs.batch in namespace shop is missing; next: an ephemeral container with NET_ADMIN and BPF"}, "", 0},
 		{"baseline", "auto", false, [...]ruling{policy, {policy: "non-default capabilities"}, yes, yes}, rungPlain,
-			[]string{"the agent as a pod on the node is refused: " + psa + "; next: an ephemeral container with NET_ADMIN and BPF",
+			[]string{"the agent as a pod on the node is refused: violates PodSecurity \"baseline:latest\": host namespaces; next: an ephemeral container with NET_ADMIN and BPF",
 				"the agent as an ephemeral container with NET_ADMIN and BPF is refused: non-default capabilities; next: an ephemeral container with the default capabilities"}, "", 0},
 		{"baseline, asked for", "auto", true, [...]ruling{policy, policy, yes, yes}, 0, nil, "requests cannot be taken here: the cluster admits no more than an ephemeral container with the default capabilities; ", fail.ClusterForbidden},
 		{"restricted", "ephemeral", false, [...]ruling{{}, policy, policy, yes}, rungBare, []string{"", ""}, "", 0},
