@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/stepin-dev/stepin/pkg/e2e/node"
 )
@@ -20,10 +21,52 @@ import (
 // Version is what the binary says of itself, and what kubernetes/go.mod requires.
 const Version = "v1.34.4"
 
-// installKubernetes puts the components into the state directory, from the cache or else by building them.
-func (c *Cluster) installKubernetes(ctx context.Context) error {
+// unused is the age at which a cached binary is removed when another is built. One costs 50 MB.
+const unused = 30 * 24 * time.Hour
+
+// Build leaves the components in the cache, for an Up to come.
+func (c *Cluster) Build(ctx context.Context) error {
+	_, _, err := c.cached(ctx)
+	return err
+}
+
+// cached is the components' archive and what it depends on; they are built if they are not there.
+func (c *Cluster) cached(ctx context.Context) (packed, key string, err error) {
 	source := filepath.Join(c.Source, "kubernetes")
-	key, err := buildKey(ctx, source)
+	if key, err = buildKey(ctx, source); err != nil {
+		return "", "", err
+	}
+	if err := os.MkdirAll(c.Cache, 0o700); err != nil {
+		return "", "", fmt.Errorf("cluster: %w", err)
+	}
+	release, err := lock(filepath.Join(c.Cache, "lock")) // whoever builds it meanwhile
+	if err != nil {
+		return "", "", err
+	}
+	defer release()
+	packed = filepath.Join(c.Cache, "kubernetes-"+key+".gz")
+	if _, err := os.Stat(packed); errors.Is(err, os.ErrNotExist) {
+		err = c.buildKubernetes(ctx, source, packed)
+		return packed, key, err
+	} else if err != nil {
+		return "", "", fmt.Errorf("cluster: %w", err)
+	}
+	return packed, key, nil
+}
+
+// tidy removes archives that nothing has been built from for long.
+func (c *Cluster) tidy() {
+	all, _ := filepath.Glob(filepath.Join(c.Cache, "kubernetes-*.gz")) // the pattern is good
+	for _, file := range all {
+		if st, err := os.Stat(file); err == nil && time.Since(st.ModTime()) > unused {
+			_ = os.Remove(file) // it costs space, nothing else
+		}
+	}
+}
+
+// installKubernetes puts the components into the state directory.
+func (c *Cluster) installKubernetes(ctx context.Context) error {
+	packed, key, err := c.cached(ctx)
 	if err != nil {
 		return err
 	}
@@ -31,14 +74,6 @@ func (c *Cluster) installKubernetes(ctx context.Context) error {
 	stamp := program + ".key"
 	if have, err := os.ReadFile(stamp); err == nil && string(have) == key {
 		return nil
-	}
-	packed := filepath.Join(c.Cache, "kubernetes-"+key+".gz")
-	if _, err := os.Stat(packed); errors.Is(err, os.ErrNotExist) {
-		if err := c.buildKubernetes(ctx, source, packed); err != nil {
-			return err
-		}
-	} else if err != nil {
-		return fmt.Errorf("cluster: %w", err)
 	}
 	if err := unpack(packed, program); err != nil {
 		return err
@@ -96,9 +131,7 @@ func ldflags() string {
 
 func (c *Cluster) buildKubernetes(ctx context.Context, source, packed string) error {
 	c.Log.Info("building Kubernetes "+Version+": once per version; some 9 minutes on two cores, unless Go's cache has it", "cache", c.Cache)
-	if err := os.MkdirAll(c.Cache, 0o700); err != nil {
-		return fmt.Errorf("cluster: %w", err)
-	}
+	c.tidy()
 	dir, err := os.MkdirTemp(c.Cache, "build-")
 	if err != nil {
 		return fmt.Errorf("cluster: %w", err)

@@ -111,13 +111,18 @@ func (c *Cluster) alone() (release func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(c.State), 0o700); err != nil {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
-	f, err := os.OpenFile(c.State+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	return lock(c.State + ".lock")
+}
+
+// lock waits for a file's lock, which ends with its holder.
+func lock(path string) (release func(), err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("cluster: waiting for %s: %w", f.Name(), err)
+		return nil, fmt.Errorf("cluster: waiting for %s: %w", path, err)
 	}
 	return func() { f.Close() }, nil
 }

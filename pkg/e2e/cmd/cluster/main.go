@@ -20,6 +20,7 @@ const usage = `usage: cluster [--source DIR] COMMAND
   up                  start the cluster, or mend it
   down                end it and remove all that it has left
   running             exit status 0 if there is a node
+  build               build and cache the Kubernetes binary, if it is not cached, and no more
   image [ARCHIVE...]  build the tests' images anew, or import these OCI archives
   kubeconfig          print the path of the administrator's kubeconfig
   kubectl ARGUMENT... the cluster's own kubectl, as administrator
@@ -73,13 +74,18 @@ func run(ctx context.Context, source string, args []string) error {
 			err = errNotRunning
 		}
 		return err
+	case "build":
+		return c.Build(ctx)
 	case "image":
 		return c.Images(ctx, args[1:]...)
 	case "kubeconfig":
 		fmt.Println(c.Kubeconfig())
 		return nil
 	case "kubectl":
-		return syscall.Exec(c.Kubectl(), append([]string{"kubectl"}, args[1:]...), append(os.Environ(), "KUBECONFIG="+c.Kubeconfig()))
+		if err := os.Setenv("KUBECONFIG", c.Kubeconfig()); err != nil {
+			return err
+		}
+		return syscall.Exec(c.Kubectl(), append([]string{"kubectl"}, args[1:]...), os.Environ())
 	}
 	return flag.ErrHelp
 }
