@@ -108,13 +108,13 @@ func newBuilder(h *holder, root string) *builder {
 	b := &builder{h: h, root: root, pod: filepath.Join(root, fuseName), want: map[string]kind{}, holes: map[string]kind{}}
 	all := map[string]kind{}
 	for _, p := range h.plan.Hide {
-		all[canonical(p)] = hidden
+		all[Canonical(p)] = hidden
 	}
 	for _, p := range h.plan.Cover {
-		all[canonical(p)] = covered
+		all[Canonical(p)] = covered
 	}
 	for _, p := range h.plan.Host {
-		all[canonical(p)] = onHost
+		all[Canonical(p)] = onHost
 	}
 	for p, k := range all {
 		above := onHost

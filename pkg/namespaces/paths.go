@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// canonical resolves the symbolic links of the directories on the way to p (/var/run/x is /run/x), as far as they exist. The
+// Canonical resolves the symbolic links of the directories on the way to p (/var/run/x is /run/x), as far as they exist. The
 // last name stays: a link in the place of a covered path is replaced, not followed.
-func canonical(p string) string {
+func Canonical(p string) string {
 	rest := filepath.Base(p)
 	for dir := filepath.Dir(p); ; dir = filepath.Dir(dir) {
 		if real, err := filepath.EvalSymlinks(dir); err == nil {
@@ -59,7 +59,7 @@ func sharedAbove(p string) string {
 // do not exist, and returns them, parents first. They are removed when all has ended, if they are still empty.
 func makeMountPoints(cover []string) (made []string, err error) {
 	for _, p := range cover {
-		p = canonical(p)
+		p = Canonical(p)
 		top := sharedAbove(p)
 		if top == "" {
 			continue

@@ -361,7 +361,7 @@ func TestCanonical(t *testing.T) {
 		"/last/x":         "/real/d/x",
 		"/no/link":        "/no/link",
 	} {
-		if got := canonical(dir + p); got != dir+want {
+		if got := Canonical(dir + p); got != dir+want {
 			t.Errorf("%s: %s, want %s", p, got, dir+want)
 		}
 	}

@@ -300,6 +300,15 @@ func (p *FilesPlan) PodPath(s string) string {
 	return p.through(rule, s)
 }
 
+// Alias has a covered path's rule hold at another path, too: there this machine's links lead to it.
+func (p *FilesPlan) Alias(at, covered string) {
+	rule, to := p.longest(covered)
+	if to != inPod || at == covered {
+		return
+	}
+	p.rules[at], p.Map[at] = inPod, p.through(rule, covered)
+}
+
 // real resolves the one link that every distribution has between places that matter here (FHS 3.0, section 5.13).
 func real(s string) string {
 	s = path.Clean(s)

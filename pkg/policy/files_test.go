@@ -150,3 +150,18 @@ func FuzzCover(f *testing.F) {
 		}
 	})
 }
+
+// A volume at a path that a link of this machine leads elsewhere.
+func TestAlias(t *testing.T) {
+	p := Cover(FilesInput{Volumes: []string{"/var/run/secrets/token", "/data"}, HostTop: []string{"var", "data"}, Config: config.Default().Files})
+	p.Alias("/run/secrets/token", "/var/run/secrets/token")
+	p.Alias("/elsewhere", "/etc/passwd") // which is not covered
+	for path, want := range map[string]string{
+		"/run/secrets/token/ca.crt": "/var/run/secrets/token/ca.crt", "/var/run/secrets/token/ca.crt": "/var/run/secrets/token/ca.crt",
+		"/data/a": "/data/a", "/elsewhere": "/elsewhere",
+	} {
+		if got := p.PodPath(path); got != want || p.Covered(path) != (path != "/elsewhere") {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+	}
+}

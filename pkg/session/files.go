@@ -189,7 +189,7 @@ func (s *Session) readSnapshot(r io.Reader) error {
 		return errors.New("session: not a snapshot")
 	}
 	if snap.Errno != 0 { // each of its files is asked for then, and has its own errno
-		s.fs.SetVolume(snap.Path, nil)
+		s.fs.SetVolume(s.seen(snap.Path), nil)
 		s.log.Debug("volume not sent whole", "path", snap.Path, "err", wire.Errno(snap.Errno))
 		return nil
 	}
@@ -201,6 +201,14 @@ func (s *Session) readSnapshot(r io.Reader) error {
 	if _, err := io.Copy(io.Discard, data); err != nil {
 		return err
 	}
-	s.fs.SetVolume(snap.Path, tree)
+	s.fs.SetVolume(s.seen(snap.Path), tree)
 	return nil
+}
+
+// seen is where the debuggee's look at a volume ends up, through this machine's links.
+func (s *Session) seen(volume string) string {
+	if at, ok := s.aliases[volume]; ok {
+		return at
+	}
+	return volume
 }

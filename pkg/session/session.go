@@ -87,6 +87,7 @@ type Session struct {
 	dir      string
 	outgoing *policy.Outgoing
 	plan     policy.FilesPlan
+	aliases  map[string]string // where this machine's links lead the pod's volumes, by their own paths, if elsewhere
 	pod      wire.Pod
 	conf     resolv.Conf // the pod's
 	envFile  map[string]string

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/stepin-dev/stepin/pkg/namespaces"
 	"github.com/stepin-dev/stepin/pkg/policy"
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
@@ -29,6 +30,13 @@ func (s *Session) planFiles(ctx context.Context) {
 	}
 	in.Present = s.present(ctx, policy.Probes())
 	s.plan = policy.Cover(in)
+	s.aliases = map[string]string{}
+	for _, v := range s.pod.Volumes { // /var/run is a link to /run on most machines, and in few images
+		if at := namespaces.Canonical(v.Path); at != v.Path && s.plan.Covered(v.Path) {
+			s.plan.Alias(at, v.Path)
+			s.aliases[v.Path] = at
+		}
+	}
 	for _, k := range s.plan.Kept {
 		s.notice(fmt.Sprintf("%s stays this machine's: %s", k.Path, k.Why))
 	}
