@@ -123,7 +123,7 @@ func recipes(t *testing.T) map[string]string {
 // TestDocuments: what a page tells to run or to read exists.
 func TestDocuments(t *testing.T) {
 	recipes := recipes(t)
-	command := regexp.MustCompile("(?:^|[`(]|\\$ )XX")
+	command := regexp.MustCompile("(?:^|[`(]|\\$ )\\./just ([a-z][a-z0-9-]*)")
 	link := regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
 	for _, name := range files() {
 		if path.Ext(name) != ".md" || fixture(name) {
