@@ -29,11 +29,12 @@ func execCommand() *cobra.Command {
 		Short: "Run a command as if inside a pod, without a debugger",
 		Long: "Run a command as if inside a pod, without a debugger. The exit status is the command's own, 128 and the\n" +
 			"signal's number if one ended it, 125 if stepin itself failed.",
-		Example: "  stepin exec --target local/4711 -- curl http://orders\n" +
-			"  stepin exec --target local/4711 --steal 8080 -- ./orders",
+		Example: "  stepin exec -t deployment/orders -n shop -- curl http://payment\n" +
+			"  stepin exec -t deployment/orders --steal 8080 -- ./orders\n" +
+			"  stepin exec -t local/4711 -- env",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return fail.New(fail.ConfigValue, "stepin exec --target local/PID -- COMMAND", "no command to run")
+				return fail.New(fail.ConfigValue, "stepin exec -t deployment/orders -- COMMAND", "no command to run")
 			}
 			return nil
 		},
@@ -41,7 +42,8 @@ func execCommand() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.SetInterspersed(false) // the command's own flags are its own
-	flags.StringVarP(&f.target, "target", "t", "", "whose place the command takes: local/PID")
+	flags.StringVarP(&f.target, "target", "t", "", "whose place the command takes: deployment/NAME, pod/NAME …, or local/PID")
+	f.cluster.add(cmd)
 	flags.StringVarP(&f.file, "config", "c", "", "a launch configuration (JSON, or a stepin.yaml) instead of the stepin.yaml found upwards")
 	flags.Var(&f.steal, "steal", "ports whose requests the command answers in the pod's place, as in 8080,9090; by default all it listens on")
 	return cmd
@@ -49,6 +51,7 @@ func execCommand() *cobra.Command {
 
 type execFlags struct {
 	target, file string
+	cluster      clusterFlags
 	steal        ports
 }
 
@@ -96,8 +99,11 @@ func (f execFlags) config(dir string) (*config.Launch, error) {
 			launch[name] = raw
 		}
 	}
-	if f.target != "" {
-		set("target", f.target)
+	for name, written := range map[string]string{"target": f.target, "namespace": f.cluster.namespace,
+		"context": f.cluster.context, "kubeconfig": f.cluster.kubeconfig} {
+		if written != "" {
+			set(name, written)
+		}
 	}
 	if len(f.steal) > 0 {
 		in := map[string]any{}
