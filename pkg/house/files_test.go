@@ -90,7 +90,8 @@ func TestText(t *testing.T) {
 // TestRecipes: `./just --list` explains each recipe in one line.
 func TestRecipes(t *testing.T) {
 	recipes := recipes(t)
-	for _, name := range strings.Fields("build test test-quick lint demo fmt clean fuzz") {
+	for _, name := range strings.Fields(`build test test-quick lint demo fmt clean fuzz
+		e2e cluster-up cluster-down cluster-image cluster-kubeconfig`) {
 		if _, ok := recipes[name]; !ok {
 			t.Errorf("no recipe %s", name)
 		}

@@ -25,7 +25,10 @@ func bringUp(ctx context.Context, s *supervisor) {
 	s.start(service{"etcd", append(component("etcd"),
 		"--data-dir="+Home+"/etcd", "--listen-client-urls="+etcdURL, "--advertise-client-urls="+etcdURL,
 		"--listen-peer-urls=http://127.0.0.1:2380", "--logger=zap", "--log-level=warn",
-		"--unsafe-no-fsync")}) // nothing in it is worth the disk's time
+		"--unsafe-no-fsync", // nothing in it is worth the disk's time
+		// Each session may upload megabytes. The default quota is 2 GiB, of old revisions too, and the log keeps 100000 writes.
+		"--quota-backend-bytes=8589934592", "--auto-compaction-mode=revision", "--auto-compaction-retention=2000",
+		"--snapshot-count=2000", "--max-wals=1", "--max-snapshots=1")})
 	s.start(service{"containerd", []string{"containerd", "--config=" + conf + "/containerd.toml"}})
 	s.start(service{"apiserver", apiserver()})
 	if err := ready(ctx); err != nil {
