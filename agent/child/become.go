@@ -69,14 +69,16 @@ func become(start pair.Start) (limits []string, err error) {
 		}
 		limits = append(limits, fmt.Sprintf("the agent cannot take the pod's user %d: %v", start.UID, err))
 	}
-	if err := setCapabilities(start.Caps & Kept); err != nil {
-		if start.Caps == 0 {
-			return nil, fmt.Errorf("child: giving capabilities up: %w", err)
-		}
-		if err := setCapabilities(0); err != nil {
-			return nil, fmt.Errorf("child: giving capabilities up: %w", err)
-		}
-		limits = append(limits, fmt.Sprintf("the agent cannot take the pod's capabilities: %v", err))
+	have, err := permitted()
+	if err != nil {
+		return nil, fmt.Errorf("child: capget: %w", err)
+	}
+	if err := setCapabilities(start.Caps & Kept & have); err != nil {
+		return nil, fmt.Errorf("child: giving capabilities up: %w", err)
+	}
+	const reading = 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH
+	if start.Caps&reading != 0 && start.Caps&reading&have == 0 {
+		limits = append(limits, "files that the pod reads by a capability alone are out of reach: the agent lacks DAC_OVERRIDE")
 	}
 	if err := all(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0); err != nil {
 		return nil, fmt.Errorf("child: PR_SET_NO_NEW_PRIVS: %w", err)
@@ -104,6 +106,14 @@ func setGroups(want []int) error {
 		}
 	}
 	return syscall.Setgroups(want)
+}
+
+// permitted are the capabilities that this process may have.
+func permitted() (uint64, error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	err := unix.Capget(&header, &data[0])
+	return uint64(data[0].Permitted) | uint64(data[1].Permitted)<<32, err
 }
 
 // setCapabilities leaves exactly caps, nothing inheritable, and with that nothing ambient.

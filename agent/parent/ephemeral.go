@@ -79,5 +79,11 @@ func (t *target) openAs(name string, flag int) (f *os.File, err error) {
 		f, err = os.OpenFile(name, flag, 0)
 	}()
 	<-done
+	// The change of a thread's user has taken that from the whole process (prctl(2)), and with it the sight of /proc/self
+	// from whoever joins.
+	if perr := unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0); perr != nil && err == nil {
+		f.Close()
+		return nil, os.NewSyscallError("prctl", perr)
+	}
 	return f, err
 }

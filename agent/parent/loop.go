@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -324,6 +325,9 @@ func (p *Parent) hello(q pair.Hello) (pair.Lease, error) {
 func (p *Parent) steal(q pair.Steal) (stolen pair.Stolen, files []*os.File, err error) {
 	if q.Existing != "" && q.Existing != "close" && q.Existing != "keep" {
 		return stolen, nil, &wire.Refusal{Errno: syscall.EINVAL, Message: fmt.Sprintf("existing connections cannot be %q", q.Existing)}
+	}
+	if p.noUDP != "" && slices.ContainsFunc(q.Ports, func(port wire.Port) bool { return port.Network == "udp" }) {
+		return stolen, nil, &wire.Refusal{Errno: syscall.EPERM, Message: p.noUDP}
 	}
 	if err := p.table.Steal(q.Session, q.Generation, q.Stream, q.Ports, time.Now()); err != nil {
 		return stolen, nil, err

@@ -75,6 +75,7 @@ type Parent struct {
 	goneTicks uint64
 	hint      string // the container that a session said is the target's successor
 	guessed   bool   // the target was found without such a word
+	noUDP     string // why UDP ports cannot be stolen; "" if they can
 	joined    bool   // there was a session
 	leaving   bool   // no session may join any more
 	began     time.Time
@@ -278,7 +279,10 @@ func (p *Parent) newChild(resuming bool) error {
 		return fmt.Errorf("handing the listener over: %w", err)
 	}
 	raw, err := p.engine.Raw()
-	if err != nil {
+	if errors.Is(err, syscall.EPERM) {
+		p.noUDP = fmt.Sprintf("UDP ports cannot be stolen: %v", err)
+		limits = append(limits, p.noUDP)
+	} else if err != nil {
 		listener.Close()
 		return err
 	}

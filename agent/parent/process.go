@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stepin-dev/stepin/agent/pair"
+	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
 // childProcess is one child. It owns its end of the pair.
@@ -54,7 +55,7 @@ func startChild(in *inside, log *slog.Logger) (*childProcess, []string, error) {
 	}
 	p, err := runChild(in, log, unix.CLONE_NEWPID)
 	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) {
-		limits = append(limits, fmt.Sprintf("the agent shares this machine's process numbers: CLONE_NEWPID: %v", err))
+		limits = append(limits, fmt.Sprintf("the agent has no process numbers of its own, so other processes of the pod's user can end it: CLONE_NEWPID: %v", wire.ErrnoOf(err, syscall.EPERM)))
 		p, err = runChild(in, log, 0)
 	}
 	return p, limits, err

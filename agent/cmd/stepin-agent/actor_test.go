@@ -155,16 +155,22 @@ func becomePodUser() error {
 	if err := syscall.Setgid(podUID); err != nil {
 		return err
 	}
-	return syscall.Setuid(podUID)
+	if err := syscall.Setuid(podUID); err != nil {
+		return err
+	}
+	return unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0) // as a program is that a runtime has executed as this user
 }
 
 func (a *actor) network() error {
 	jobs, ready := make(chan func()), make(chan error)
-	var tid int
+	var peer *os.File
 	go func() {
 		runtime.LockOSThread()
-		tid = unix.Gettid()
-		ready <- unix.Unshare(unix.CLONE_NEWNET)
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		if err == nil {
+			peer, err = os.Open("/proc/thread-self/ns/net")
+		}
+		ready <- err
 		for f := range jobs {
 			f()
 		}
@@ -176,10 +182,6 @@ func (a *actor) network() error {
 		done := make(chan error)
 		jobs <- func() { done <- f() }
 		return <-done
-	}
-	peer, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", tid))
-	if err != nil {
-		return err
 	}
 	defer peer.Close()
 	attrs := netlink.NewLinkAttrs()

@@ -226,7 +226,7 @@ func TestLock(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	p := newPod(t)
 	own := startAgent(t, p.pid)
-	if _, err := (&testAgent{t: t, network: own.network, socket: own.socket, token: "guess"}).hello("x", ""); !errors.Is(err, syscall.EACCES) {
+	if _, err := own.withToken("guess").hello("x", ""); !errors.Is(err, syscall.EACCES) {
 		t.Errorf("a wrong token: %v", err)
 	}
 	s := own.join("one", "")

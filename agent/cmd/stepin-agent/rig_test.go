@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -153,6 +154,9 @@ func newPod(t *testing.T, env ...string) *testPod {
 		p.cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
 		p.cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
 	}
+	if slices.Contains(env, firstEnv+"=1") {
+		p.cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWPID
+	}
 	p.cmd.Stderr = t.Output()
 	in, err := p.cmd.StdinPipe()
 	if err != nil {
@@ -225,6 +229,7 @@ type testAgent struct {
 	t               *testing.T
 	cmd             *exec.Cmd
 	network, socket string // where it listens
+	dial            func() (net.Conn, error)
 	token           string
 	trace           string
 	err             *safeBuffer
@@ -262,8 +267,10 @@ func newAgent(t *testing.T, pid int, args ...string) (*testAgent, string) {
 // agentOf is an agent that is not started yet and listens on a unix socket.
 func agentOf(t *testing.T) *testAgent {
 	dir := publicDir(t) // so that the user alone decides who is let in
-	return &testAgent{t: t, network: "unix", socket: filepath.Join(dir, "s"), token: "open sesame", trace: filepath.Join(dir, "trace"),
+	a := &testAgent{t: t, network: "unix", socket: filepath.Join(dir, "s"), token: "open sesame", trace: filepath.Join(dir, "trace"),
 		err: &safeBuffer{}, done: make(chan struct{})}
+	a.dial = func() (net.Conn, error) { return net.Dial(a.network, a.socket) }
+	return a
 }
 
 // start starts the agent with cmd, whose arguments it completes, and waits until it listens. Where it refuses to start
@@ -294,7 +301,7 @@ func (a *testAgent) start(cmd *exec.Cmd) string {
 			return lines[len(lines)-1]
 		default:
 		}
-		if c, err := net.Dial(a.network, a.socket); err == nil {
+		if c, err := a.dial(); err == nil {
 			c.Close()
 			return ""
 		}
@@ -313,12 +320,13 @@ func startAgent(t *testing.T, pid int, args ...string) *testAgent {
 }
 
 // childPid finds the agent's child.
-func (a *testAgent) childPid() int {
-	a.t.Helper()
-	pid := a.cmd.Process.Pid
+func (a *testAgent) childPid() int { a.t.Helper(); return childOf(a.t, a.cmd.Process.Pid) }
+
+func childOf(t *testing.T, pid int) int {
+	t.Helper()
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 	if err != nil {
-		a.t.Fatal(err)
+		t.Fatal(err)
 	}
 	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	for _, task := range tasks {
@@ -327,11 +335,11 @@ func (a *testAgent) childPid() int {
 	}
 	children := strings.Fields(string(raw))
 	if len(children) == 0 {
-		a.t.Fatal("the agent has no child")
+		t.Fatal("it has no child")
 	}
 	n, err := strconv.Atoi(children[0])
 	if err != nil {
-		a.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return n
 }
@@ -348,7 +356,7 @@ type testSession struct {
 }
 
 func (a *testAgent) hello(id, resume string) (*testSession, error) {
-	raw, err := net.Dial(a.network, a.socket)
+	raw, err := a.dial()
 	if err != nil {
 		return nil, err
 	}

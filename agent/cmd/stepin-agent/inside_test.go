@@ -1,0 +1,172 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stepin-dev/stepin/pkg/wire"
+)
+
+// firstEnv makes the actor process 1 of a process namespace.
+const firstEnv = "STEPIN_TEST_FIRST"
+
+// The capabilities that containerd gives a container of which nothing is said (its oci/spec.go), and those that steal.
+const (
+	defaultCaps = "-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,+net_bind_service,+net_raw,+sys_chroot,+mknod,+audit_write,+setfcap"
+	stealCaps   = defaultCaps + ",+net_admin,+bpf"
+)
+
+// dialIn dials in a process's network namespace.
+func dialIn(pid int, network, addr string) (conn net.Conn, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread ends with its goroutine
+		var ns *os.File
+		if ns, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", pid)); err != nil {
+			return
+		}
+		defer ns.Close()
+		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err == nil {
+			conn, err = net.Dial(network, addr)
+		}
+	}()
+	<-done
+	return conn, err
+}
+
+// newInsideAgent starts an agent as an ephemeral container of the pod: in its network and process namespaces, with a
+// mount namespace and rights (setpriv(1)) of its own.
+func newInsideAgent(t *testing.T, p *testPod, rights ...string) (*testAgent, string) {
+	t.Helper()
+	a := agentOf(t)
+	if err := os.Chmod(filepath.Dir(a.trace), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	a.network, a.socket = "tcp", "127.0.0.1:7071"
+	a.dial = func() (net.Conn, error) { return dialIn(p.pid, a.network, a.socket) }
+	argv := []string{"-t", strconv.Itoa(p.pid), "-n", "-u", "-p", "--", "unshare", "-m", "sh", "-c", `mount -t proc proc /proc && exec "$@"`, "sh", "setpriv"}
+	argv = append(append(argv, rights...), "--nnp", agentBinary, "--inside", "--pod", "kube/0f5b1c9e/"+fmt.Sprintf(containerID, 1))
+	return a, a.start(exec.Command("nsenter", argv...))
+}
+
+// TestInside: what an ephemeral container can do with each set of rights, and what it says of the rest.
+func TestInside(t *testing.T) {
+	if ordinary() {
+		t.Skip("an ordinary user has no rights of which some could be taken")
+	}
+	pod := []string{"--reuid", strconv.Itoa(podUID), "--regid", strconv.Itoa(podUID), "--groups", strconv.Itoa(secretGID)}
+	root := []string{"--reuid", "0", "--regid", "0", "--clear-groups"}
+	for _, c := range []struct {
+		name         string
+		rights       []string
+		want, absent []string
+		limits       []string
+	}{
+		{"restricted", append(pod, "--bounding-set", "-all"), []string{"files", "env"}, []string{"steal"}, []string{"incoming traffic cannot be stolen"}},
+		{"baseline", append(root, "--bounding-set", defaultCaps), []string{"files", "env"}, []string{"steal"}, []string{"incoming traffic cannot be stolen"}},
+		{"what steals", append(root, "--bounding-set", stealCaps), []string{"files", "env", "steal"}, nil, nil},
+		{"another user without rights", []string{"--reuid", "4711", "--regid", "4711", "--clear-groups", "--bounding-set", "-all"}, nil, []string{"steal", "files", "env"},
+			[]string{"the pod's files are out of reach", "the pod's environment is out of reach", "the agent cannot take the pod's user 1000"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := servePod(t, firstEnv+"=1")
+			a, refusal := newInsideAgent(t, p, c.rights...)
+			if refusal != "" {
+				t.Fatal(refusal)
+			}
+			s := a.join("one", "")
+			d := s.describe()
+			t.Logf("rights %q, limits %q", d.Rights, d.Limits)
+			for _, r := range append(c.want, "outgoing", "names", "hostname") {
+				if !slices.Contains(d.Rights, r) {
+					t.Errorf("rights %q lack %s", d.Rights, r)
+				}
+			}
+			for _, r := range c.absent {
+				if slices.Contains(d.Rights, r) {
+					t.Errorf("rights %q have %s", d.Rights, r)
+				}
+			}
+			for _, l := range c.limits {
+				if !slices.ContainsFunc(d.Limits, func(s string) bool { return strings.HasPrefix(s, l) }) {
+					t.Errorf("limits %q lack %q", d.Limits, l)
+				}
+			}
+			if d.Hostname != podName || !strings.HasPrefix(d.Target, "kube/0f5b1c9e/4c01db0b339c (") {
+				t.Errorf("%q %q", d.Hostname, d.Target)
+			}
+			p.do(command{Do: "serve", Network: "tcp", Addr: "127.0.0.1:9000", Text: "sidecar"})
+			stream := s.mustOpen(wire.KindDial, wire.Dial{Network: "tcp", Addr: netip.MustParseAddrPort("127.0.0.1:9000")}, nil)
+			if got := line(t, stream, "hi"); got != "sidecar hi" {
+				t.Errorf("outgoing: %q", got)
+			}
+			checkInsideFiles(t, s, d, slices.Contains(c.want, "files"))
+			_, err := s.steal(tcp(8080))
+			if got := p.ask("tcp", podIP+":8080", true); slices.Contains(c.want, "steal") != (err == nil) || strings.HasPrefix(got, "session ") != (err == nil) {
+				t.Errorf("stealing: %v, %q", err, got)
+			}
+			parent := childOf(t, a.cmd.Process.Pid)
+			out, err := exec.Command("nsenter", append(append([]string{"-t", strconv.Itoa(parent), "-m", "-n", "-p", "--", "setpriv"}, c.rights...), agentBinary, "join")...).CombinedOutput()
+			if err != nil {
+				t.Fatalf("%s, %v", out, err)
+			}
+			a.withToken(strings.TrimSpace(string(out))).join("two", "")
+		})
+	}
+}
+
+func checkInsideFiles(t *testing.T, s *testSession, d wire.Pod, have bool) {
+	t.Helper()
+	if slices.Contains(d.Env, "GREETING=hello from the pod") != have || (len(d.Volumes) > 0) != have || strings.Contains(d.Resolver, "nameserver") != have {
+		t.Errorf("%d variables, %d volumes, resolver %q", len(d.Env), len(d.Volumes), d.Resolver)
+	}
+	var o wire.Opened
+	stream, err := s.open(wire.KindOpen, wire.Path{Path: "/secret/key"}, &o)
+	if !have {
+		if !errors.Is(err, syscall.EACCES) {
+			t.Errorf("a file: %v", err)
+		}
+		return
+	}
+	if err != nil {
+		t.Errorf("the group's Secret: %v", err)
+		return
+	}
+	head := make([]byte, o.Head)
+	if _, err := io.ReadFull(stream, head); err != nil || string(head) != "canary" {
+		t.Errorf("%q, %v", head, err)
+	}
+	if _, err := s.open(wire.KindLstat, wire.Path{Path: "/etc/passwd"}, nil); !errors.Is(err, syscall.ENOENT) {
+		t.Errorf("the machine's /etc/passwd: %v", err)
+	}
+	if _, err := s.open(wire.KindOpen, wire.Path{Path: "/secret/root"}, nil); !errors.Is(err, syscall.EACCES) {
+		t.Errorf("root's Secret: %v", err)
+	}
+}
+
+// TestInsideAlone: a container that is its own process 1 has no target.
+func TestInsideAlone(t *testing.T) {
+	if ordinary() {
+		t.Skip("an ordinary user makes no process namespace alone")
+	}
+	a := agentOf(t)
+	refusal := a.start(exec.Command("unshare", "-p", "-f", agentBinary, "--inside", "--pod", "kube/0f5b1c9e/"+fmt.Sprintf(containerID, 1)))
+	if !strings.Contains(refusal, "does not share the target's processes") || !strings.Contains(refusal, "hint: ") {
+		t.Errorf("%q", refusal)
+	}
+}
