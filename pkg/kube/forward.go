@@ -128,7 +128,7 @@ func (c *Cluster) tunnel(ctx context.Context, where *url.URL, port uint16) (*str
 		return nil, fmt.Errorf("kube: starting SPDY: %w", err)
 	}
 	go session.Serve(spdystream.NoOpStreamHandler)
-	s := newStream(frames, session.CloseChan(), func() { _ = frames.Close() })
+	s := newStream(session.CloseChan(), func() { _ = frames.Close() })
 	failed, err := session.CreateStream(headers(corev1.StreamTypeError, port), nil, true) // nothing is ever sent on it
 	if err == nil {
 		var data *spdystream.Stream
@@ -167,7 +167,7 @@ func (c *Cluster) spdy(ctx context.Context, where *url.URL, port uint16) (*strea
 	if err != nil {
 		return nil, upgradeError(err)
 	}
-	s := newStream(nil, session.CloseChan(), func() { _ = session.Close() })
+	s := newStream(session.CloseChan(), func() { _ = session.Close() })
 	failed, err := session.CreateStream(headers(corev1.StreamTypeError, port))
 	if err == nil {
 		_ = failed.Close() // our half only

@@ -35,7 +35,8 @@ const (
 func node(serve func(data, failed httpstream.Stream)) httpstream.NewStreamHandler {
 	var mu sync.Mutex
 	var data, failed httpstream.Stream
-	return func(s httpstream.Stream, _ <-chan struct{}) error {
+	var replies []<-chan struct{}
+	return func(s httpstream.Stream, replied <-chan struct{}) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if s.Headers().Get(corev1.PortHeader) != "7071" || s.Headers().Get(corev1.PortForwardRequestIDHeader) == "" {
@@ -46,8 +47,14 @@ func node(serve func(data, failed httpstream.Stream)) httpstream.NewStreamHandle
 		} else {
 			data = s
 		}
+		replies = append(replies, replied)
 		if data != nil && failed != nil {
-			go serve(data, failed)
+			go func() {
+				for _, r := range replies { // spdystream lets nobody write before
+					<-r
+				}
+				serve(data, failed)
+			}()
 		}
 		return nil
 	}
@@ -158,7 +165,7 @@ printf '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential",
 			h(w, r)
 		}
 	}
-	s := newServer(t, map[string]http.HandlerFunc{"GET /version": guard(answer(struct{}{})), bySocket: guard(overWebSocket(t, echo))})
+	s := newServer(t, map[string]http.HandlerFunc{"GET /version": guard(answer(struct{}{})), bySocket: guard(overWebSocket(t, func(_, _ httpstream.Stream) {}))})
 	c := openFile(t, kubeconfig(t, s.URL, execUser(plugin, "Never"), s.ca()), nil)
 	for round := 1; round <= 3; round++ {
 		mu.Lock()

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
@@ -44,7 +45,7 @@ func Open(o Options) (*Cluster, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	klog.SetSlogLogger(o.Log) // client-go's only door for its own log; left alone it writes to standard error
+	quiet()
 	rules, err := loading(o.Kubeconfig)
 	if err != nil {
 		return nil, err
@@ -93,6 +94,10 @@ func Open(o Options) (*Cluster, error) {
 	}
 	return c, nil
 }
+
+// quiet silences client-go's own log, which is the process's and would go to standard error, where an editor shows it.
+// What it says that matters comes back as an error, too. Setting it twice would race with who logs.
+var quiet = sync.OnceFunc(func() { klog.SetSlogLogger(slog.New(slog.DiscardHandler)) })
 
 // loading says which files are read: one that was named, or what kubectl would read.
 func loading(file string) (*clientcmd.ClientConfigLoadingRules, error) {

@@ -19,6 +19,8 @@ const (
 	// errorWait is how long the end of the data waits for the node's words about it, which come on another stream of the
 	// same connection, and before that end.
 	errorWait = time.Second
+	// goodbye is how long a reset may take to be written.
+	goodbye = time.Second
 )
 
 // half is a stream of SPDY: Close ends our direction only, Reset both.
@@ -29,9 +31,9 @@ type half interface {
 
 // stream is a port-forward as a net.Conn.
 //
-// Goroutines: one reads the error stream until it ends, one pings; both end with the connection.
+// Goroutines: one reads the error stream until it ends, one pings; both end with the connection. One more writes the resets at the
+// end, and ends when the connection is closed at the latest.
 type stream struct {
-	under  net.Conn // the connection below, nil where client-go owns it
 	gone   <-chan bool
 	hangUp func() // closes the connection
 
@@ -47,8 +49,8 @@ type stream struct {
 	shut  bool
 }
 
-func newStream(under net.Conn, gone <-chan bool, hangUp func()) *stream {
-	return &stream{under: under, gone: gone, hangUp: hangUp, said: make(chan struct{})}
+func newStream(gone <-chan bool, hangUp func()) *stream {
+	return &stream{gone: gone, hangUp: hangUp, said: make(chan struct{})}
 }
 
 // orNil keeps a nil *stream from becoming a net.Conn that is not nil.
@@ -163,12 +165,21 @@ func (s *stream) Close() error {
 	return nil
 }
 
+// end resets the streams, which wakes their readers, and closes the connection; a way that takes nothing any more is
+// waited for no longer than goodbye.
 func (s *stream) end() {
-	if s.under != nil {
-		_ = s.under.SetWriteDeadline(time.Now().Add(time.Second)) // a reset must not wait for a dead way
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.data.Reset()
+		_ = s.failed.Reset()
+	}()
+	wait := time.NewTimer(goodbye)
+	defer wait.Stop()
+	select {
+	case <-done:
+	case <-wait.C:
 	}
-	_ = s.data.Reset()
-	_ = s.failed.Reset()
 	s.hangUp()
 }
 
