@@ -45,7 +45,7 @@ func Open(o Options) (*Cluster, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	quiet()
+	silenceClient()
 	rules, err := loading(o.Kubeconfig)
 	if err != nil {
 		return nil, err
@@ -95,9 +95,9 @@ func Open(o Options) (*Cluster, error) {
 	return c, nil
 }
 
-// quiet silences client-go's own log, which is the process's and would go to standard error, where an editor shows it.
+// silenceClient silences client-go's own log, which is the process's and would go to standard error, where an editor shows it.
 // What it says that matters comes back as an error, too. Setting it twice would race with who logs.
-var quiet = sync.OnceFunc(func() { klog.SetSlogLogger(slog.New(slog.DiscardHandler)) })
+var silenceClient = sync.OnceFunc(func() { klog.SetSlogLogger(slog.New(slog.DiscardHandler)) })
 
 // loading says which files are read: one that was named, or what kubectl would read.
 func loading(file string) (*clientcmd.ClientConfigLoadingRules, error) {
