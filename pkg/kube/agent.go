@@ -68,6 +68,7 @@ type made struct {
 	namespace, job string
 	upload         *upload
 	cancel         context.CancelFunc // of the sending to an ephemeral container
+	settle         func()             // ends the tidying up beside the start, and waits for that
 }
 
 // Agent finds the agent of a pod and joins it, or makes one. It does not wait until the agent runs: Dial does.
@@ -242,6 +243,9 @@ func (a *Agent) Discard(ctx context.Context) error {
 	a.mu.Unlock()
 	if m.cancel != nil {
 		m.cancel()
+	}
+	if m.settle != nil {
+		m.settle()
 	}
 	var errs []error
 	if m.job != "" {

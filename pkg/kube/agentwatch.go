@@ -124,7 +124,9 @@ func (w *agentWatch) sawPod(e watch.Event) {
 	if w.pod == "" {
 		owner := controller(p.OwnerReferences).UID
 		if w.owner == "" {
-			w.pods[owner] = p
+			if w.pods[owner] = p; e.Type == watch.Deleted {
+				w.pods[owner].Status = corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Deleted"}
+			}
 			return
 		}
 		if owner != w.owner {
