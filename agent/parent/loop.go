@@ -118,7 +118,11 @@ func (p *Parent) targetEnded() {
 	p.Log.Info("the target has ended", "pid", p.target.process.pid)
 	p.ended, p.gone, p.goneTicks = nil, time.Now(), ticks()
 	p.target.release()
-	p.view(nil, "")
+	notice := ""
+	if p.target.kube() {
+		notice = "the pod's container has ended; until it runs again its files are out of reach"
+	}
+	p.view(nil, notice)
 }
 
 // follow looks once. done says that there is nothing to wait for any more: of a process on this machine after a while; of
@@ -194,8 +198,8 @@ func (p *Parent) view(t *target, notice string) {
 	var files []*os.File
 	if t != nil {
 		v, files = t.view()
-		v.Notice = notice
 	}
+	v.Notice = notice
 	raw, err := json.Marshal(v)
 	if err != nil {
 		p.Log.Error("telling the child of the target", "err", err)
