@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"syscall"
 	"text/tabwriter"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/stepin-dev/stepin/adapter/delve"
 	"github.com/stepin-dev/stepin/pkg/embedded"
 	"github.com/stepin-dev/stepin/pkg/fail"
+	"github.com/stepin-dev/stepin/pkg/kube"
 	"github.com/stepin-dev/stepin/pkg/namespaces"
 )
 
@@ -26,12 +28,14 @@ type check struct {
 	Cure  string `json:"cure,omitempty"`
 }
 
-func doctorCommand() *cobra.Command {
-	var output string
+func doctorCommand(version string) *cobra.Command {
+	var output, target string
+	var f clusterFlags
 	cmd := &cobra.Command{
-		Use:   "doctor [-o json]",
-		Short: "Say what works on this machine and how to mend the rest",
-		Args:  exactly(0),
+		Use:     "doctor [-t TARGET] [-o json]",
+		Short:   "Say what works on this machine, and with a target, and how to mend the rest",
+		Example: "  stepin doctor\n  stepin doctor -t deployment/orders -n shop",
+		Args:    exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if output != "table" && output != "json" {
 				return fail.New(fail.ConfigValue, "-o table or -o json", "-o %q does not exist", output)
@@ -40,22 +44,35 @@ func doctorCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if output == "json" {
+			var cluster *kube.Report
+			if target != "" {
+				if cluster, err = examineTarget(cmd, f, version, target); err != nil {
+					return err
+				}
+			}
+			switch {
+			case output == "json" && cluster != nil:
+				err = printJSON(cmd, map[string]any{"machine": all, "cluster": cluster})
+			case output == "json":
 				err = printJSON(cmd, all)
-			} else {
+			default:
 				err = printTable(cmd, all)
+			}
+			if err == nil && output != "json" && cluster != nil {
+				err = printReport(cmd, cluster)
 			}
 			if err != nil {
 				return err
 			}
-			for _, c := range all {
-				if !c.OK {
-					return exitStatus(1) // the report has said it all
-				}
+			ill := func(c check) bool { return !c.OK }
+			if slices.ContainsFunc(all, ill) || cluster != nil && cluster.Problem != "" {
+				return exitStatus(1) // the report has said it all
 			}
 			return nil
 		},
 	}
+	f.add(cmd)
+	cmd.Flags().StringVarP(&target, "target", "t", "", "look at a cluster, too, for this target")
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
 	return cmd
 }
