@@ -349,6 +349,7 @@ func (a *Agent) askToken(ctx context.Context, command []string) error {
 			return fail.New(fail.AgentRefused, "", "the agent that runs for this pod gave no token")
 		case ctx.Err() != nil:
 			return a.unanswered(ctx)
+		case errors.As(err, &exit) && arriving(exit):
 		case errors.As(err, &exit):
 			return fail.New(fail.AgentRefused, "", "the agent that runs for this pod gave no token: %s", lastLine(exit.Stderr))
 		case errors.Is(err, ErrPodGone):
@@ -360,10 +361,11 @@ func (a *Agent) askToken(ctx context.Context, command []string) error {
 			}
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return a.unanswered(ctx)
-		case <-time.After(pollEvery):
+		if err := a.pause(ctx, a.w); err != nil {
+			if ctx.Err() != nil {
+				return a.unanswered(ctx)
+			}
+			return err
 		}
 	}
 }
@@ -397,7 +399,13 @@ func (a *Agent) joinEphemeral(ctx context.Context, e *corev1.EphemeralContainer)
 	if a.t.Port == 0 {
 		return fail.New(fail.AgentRefused, "", "container %s of the pod is named like an agent and is none", e.Name)
 	}
-	return a.askToken(ctx, a.joinCommand(e.Stdin))
+	a.w = a.c.newAgentWatch(ctx, a.o.Pod.Namespace, e.Name, true)
+	a.w.watchPod(a.o.Pod.Name)
+	if err := a.askToken(ctx, a.joinCommand(e.Stdin)); err != nil {
+		a.w.stop()
+		return err
+	}
+	return nil
 }
 
 // ephemeralRung tells from a container's rights which rung it is on.

@@ -307,7 +307,11 @@ func (a *Agent) joinJob(ctx context.Context) error {
 			return err
 		}
 	}
-	return a.askToken(ctx, a.joinCommand(false))
+	if err := a.askToken(ctx, a.joinCommand(false)); err != nil {
+		w.stop()
+		return err
+	}
+	return nil
 }
 
 // finished says that a Job's pod has ended or is ending.

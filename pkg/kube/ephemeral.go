@@ -32,7 +32,7 @@ const (
 		`(printf '#!/bin/sh\nexit 0\n' >"$f" && chmod 700 "$f" && "$f") 2>/dev/null && break; f=; done; ` +
 		`if [ -z "$f" ]; then echo "no directory of this image may be written to and executed from" >&2; exit 1; fi; ` +
 		`cat >"$f" && exec "$f" "$@"`
-	joinScript = placesScript + `[ -x "$f" ] && exec "$f" "$@"; done; echo "the agent's file is gone" >&2; exit 1`
+	joinScript = placesScript + `[ -x "$f" ] && exec "$f" "$@"; done; echo "the agent's file is not there" >&2; exit 1`
 )
 
 // agentEphemeral is the container of a rung. n counts those of ours that the pod has had: a name cannot be used twice,
@@ -132,6 +132,11 @@ func (c *Cluster) patchEphemeral(ctx context.Context, pod Pod, container *corev1
 	}
 	_, err = c.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, o, "ephemeralcontainers")
 	return err
+}
+
+// arriving says that a joiner came before the agent's file was whole: nobody executes what is being written to.
+func arriving(e *ExitError) bool {
+	return strings.Contains(e.Stderr, "Text file busy") || strings.Contains(e.Stderr, "the agent's file is not there")
 }
 
 // taken says that another session was faster: it has used the name that we would have used.
