@@ -61,10 +61,14 @@ func look(pid int) (p process, ok bool) {
 }
 
 // first finds the first process of each container that wanted takes: the one that began first is the container's own,
-// whatever was started in it later (kubectl exec, a probe).
-func first(wanted func(process) bool) (map[string]process, error) {
+// whatever was started in it later (kubectl exec, a probe). Only those of a network namespace are looked at, or all
+// where it is 0: a node has many processes.
+func first(netns uint64, wanted func(process) bool) (map[string]process, error) {
 	found := map[string]process{}
 	err := processes(func(pid int) bool {
+		if netns != 0 && netnsOf(pid) != netns {
+			return true
+		}
 		p, ok := look(pid)
 		if !ok || p.cgroup.Container == "" || !wanted(p) {
 			return true
@@ -79,7 +83,7 @@ func first(wanted func(process) bool) (map[string]process, error) {
 
 // find looks for the process of a container.
 func (p place) find() (process, error) {
-	all, err := first(func(o process) bool { return o.cgroup.Container == p.container })
+	all, err := first(0, func(o process) bool { return o.cgroup.Container == p.container })
 	if err != nil {
 		return process{}, fmt.Errorf("looking for container %s: %w", p.container[:shownID], err)
 	}

@@ -128,6 +128,10 @@ func (p *Parent) targetEnded() {
 // follow looks once. done says that there is nothing to wait for any more: of a process on this machine after a while; of
 // a pod when its sandbox has gone, for a container that fails again and again is started again only after minutes.
 func (p *Parent) follow() (done bool, err error) {
+	if time.Since(p.gone) > successorWait && time.Since(p.looked) < sandboxPoll {
+		return false, nil
+	}
+	p.looked = time.Now()
 	if next := p.successor(); next != nil {
 		return false, p.take(next)
 	}

@@ -48,6 +48,9 @@ const (
 	// successorWait and successorPoll are how a process that took the ended one's place is looked for.
 	successorWait = 10 * time.Second
 	successorPoll = 100 * time.Millisecond
+	// sandboxPoll is how often a pod is looked at whose container has been away for successorWait: often enough to leave
+	// within a second of its sandbox's end.
+	sandboxPoll = 400 * time.Millisecond
 	// retireWait is what a child gets to say goodbye.
 	retireWait = time.Second
 )
@@ -73,11 +76,12 @@ type Parent struct {
 	gone     time.Time     // when it ended; zero while there is one
 	// goneTicks is gone as processes' starts count.
 	goneTicks uint64
-	hint      string // the container that a session said is the target's successor
-	guessed   bool   // the target was found without such a word
-	noUDP     string // why UDP ports cannot be stolen; "" if they can
-	joined    bool   // there was a session
-	leaving   bool   // no session may join any more
+	looked    time.Time // when its successor was looked for
+	hint      string    // the container that a session said is the target's successor
+	guessed   bool      // the target was found without such a word
+	noUDP     string    // why UDP ports cannot be stolen; "" if they can
+	joined    bool      // there was a session
+	leaving   bool      // no session may join any more
 	began     time.Time
 	idle      time.Time // when the last session ended
 }

@@ -219,7 +219,7 @@ func (t *target) successor(hint string, ended uint64) (pid int) {
 	}
 	// A container starts after the one before it has ended; the clock counts in ticks, and the end is seen a moment late.
 	const slack = 100
-	fresh, err := first(func(p process) bool {
+	fresh, err := first(t.netns, func(p process) bool {
 		return p.cgroup.Container != t.container && (hint == "" || p.cgroup.Container == hint) && t.member(p)
 	})
 	if err != nil {
@@ -240,11 +240,9 @@ func initializing(pid int) bool {
 	return err != nil || strings.HasPrefix(name, "runc") || name == "crun" || name == "youki"
 }
 
-// member says that a process is in the pod's sandbox: its network namespace and, as far as it is known, its cgroup. The
-// latter is what counts where the network is the node's.
-func (t *target) member(p process) bool {
-	return (t.cgroup.Pod == "" || p.cgroup.Pod == t.cgroup.Pod) && netnsOf(p.pid) == t.netns
-}
+// member says that a process of the pod's network namespace is the pod's, as far as its cgroup is known: the network may be
+// the node's.
+func (t *target) member(p process) bool { return t.cgroup.Pod == "" || p.cgroup.Pod == t.cgroup.Pod }
 
 // sandbox says that the pod's sandbox is still there: its pause process, or any other of the pod, the agent's apart.
 func (t *target) sandbox(ours ...int) (there bool) {
