@@ -53,6 +53,16 @@ func (s Stepin) Command(ctx context.Context, t testing.TB, args ...string) *exec
 	return cmd
 }
 
+// WithDelve is the environment of somebody who has Delve installed: the tools of ./just come first on PATH.
+func WithDelve(t testing.TB) []string {
+	t.Helper()
+	root, err := Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []string{"PATH=" + filepath.Join(root, ".tools", "bin") + ":" + os.Getenv("PATH")}
+}
+
 // Result is what a command has left.
 type Result struct {
 	Stdout, Stderr string
