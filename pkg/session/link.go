@@ -30,7 +30,7 @@ type dialer func(ctx context.Context, resume string) (*mux.Conn, wire.Welcome, e
 // link is the way to the agent. That it may be down for a while is one of its states, not an error of the session:
 // meanwhile new streams fail at once, and it dials until it is up again or the agent is gone.
 //
-// Goroutines: run (ends with close, or when the agent is gone); one a channel that hands out its requests.
+// Goroutines: run and states (end with close, or when the agent is gone); one a channel that hands out its requests.
 type link struct {
 	linkOptions
 	opened atomic.Uint64 // streams asked for by open, each a round trip
@@ -39,9 +39,8 @@ type link struct {
 	conn    *mux.Conn     // nil while down
 	changed chan struct{} // closed and replaced at each change of conn
 	resume  string
-
-	stating sync.Mutex // held while state is told, so that the last one told is the last one
-	state   wire.State // repeated on each new channel
+	state   wire.State    // what the agent is to know
+	stated  chan struct{} // one: state has changed
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -65,9 +64,10 @@ func newLink(ctx context.Context, o linkOptions) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &link{linkOptions: o, conn: conn, resume: welcome.Resume, changed: make(chan struct{}), ended: make(chan struct{})}
+	l := &link{linkOptions: o, conn: conn, resume: welcome.Resume, changed: make(chan struct{}), ended: make(chan struct{}), stated: make(chan struct{}, 1)}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	go l.run(conn)
+	go l.states()
 	return l, nil
 }
 
@@ -99,7 +99,6 @@ func (l *link) run(conn *mux.Conn) {
 			l.err = err
 			return
 		}
-		l.repeat()
 		l.notice(fmt.Sprintf("the agent is back after %v", time.Since(lost).Round(100*time.Millisecond)))
 	}
 }
@@ -226,26 +225,40 @@ func (l *link) why(err error) error {
 	return fail.New(fail.AgentLost, "start again", "the agent was lost while the session started")
 }
 
-// tell tells the agent the debuggee's state: now if the link is up, and again whenever it comes back.
+// tell tells the agent the debuggee's state: now if the link is up, and again whenever it comes back. It does not wait.
 func (l *link) tell(state wire.State) {
-	l.stating.Lock()
-	defer l.stating.Unlock()
+	l.mu.Lock()
 	l.state = state
-	l.send()
-}
-
-// repeat tells a new channel the last state, if it is another than the one that agents begin with.
-func (l *link) repeat() {
-	l.stating.Lock()
-	defer l.stating.Unlock()
-	if l.state != (wire.State{}) {
-		l.send()
+	l.mu.Unlock()
+	select {
+	case l.stated <- struct{}{}:
+	default: // it will be looked at anyway
 	}
 }
 
-func (l *link) send() {
-	if conn, _ := l.current(); conn != nil {
-		_ = conn.Send(wire.KindState, l.state) // of a channel that is lost: repeat comes
+// states tells each channel the last state, if it is another than the one that agents begin with. Nobody else does, so
+// the last one told is the last one; and a channel that hangs holds nobody up.
+func (l *link) states() {
+	var on *mux.Conn
+	var told wire.State
+	for {
+		conn, changed := l.current()
+		l.mu.Lock()
+		state := l.state
+		l.mu.Unlock()
+		if conn != on {
+			on, told = conn, wire.State{}
+		}
+		if conn != nil && state != told {
+			told = state
+			_ = conn.Send(wire.KindState, state) // of a channel that is lost: the next one is told
+		}
+		select {
+		case <-changed:
+		case <-l.stated:
+		case <-l.ended:
+			return
+		}
 	}
 }
 

@@ -134,6 +134,44 @@ func TestLinkRepeatsState(t *testing.T) {
 	}
 }
 
+// TestPauseIsToldToAll: to those agents, too, that come later; and not by one that is no part of the session any more.
+func TestPauseIsToldToAll(t *testing.T) {
+	s := &Session{ctx: t.Context(), links: links{all: map[*link]bool{}, changed: make(chan struct{})}}
+	var agents [3]*wireAgent
+	add := func(i int) *link {
+		agents[i] = &wireAgent{states: make(chan wire.State, 10)}
+		l, _ := startLink(t, agents[i])
+		t.Cleanup(l.close)
+		s.join(l)
+		return l
+	}
+	told := func(i int, paused bool) {
+		t.Helper()
+		select {
+		case state := <-agents[i].states:
+			if state.Paused != paused {
+				t.Errorf("agent %d was told %+v", i, state)
+			}
+		case <-time.After(5 * time.Second):
+			t.Errorf("agent %d was not told", i)
+		}
+	}
+	add(0)
+	other := add(1)
+	s.SetPaused(true)
+	add(2)
+	for i := range agents {
+		told(i, true)
+	}
+	s.part(other)
+	s.SetPaused(false)
+	told(0, false)
+	told(2, false)
+	if len(agents[1].states) > 0 {
+		t.Error("an agent that left was told")
+	}
+}
+
 func TestLinkEndsWithItsAgent(t *testing.T) {
 	a := &wireAgent{}
 	l, _ := startLink(t, a)

@@ -43,7 +43,7 @@ func (s *Session) join(l *link) bool {
 	s.links.all[l] = true
 	s.links.change()
 	if s.paused {
-		go l.tell(wire.State{Paused: true})
+		l.tell(wire.State{Paused: true})
 	}
 	return true
 }

@@ -382,6 +382,10 @@ func (s *Session) follow() {
 			return // it was Close
 		}
 		ended = nil // heard: it stays closed
+		if wasStopped(s.link.err) {
+			s.end(errStopped)
+			return
+		}
 		var bye mux.ByeError
 		if errors.As(s.link.err, &bye) && bye.Reason != "" {
 			s.end(fail.New(fail.AgentLost, "start again when the pod runs", "%s", bye.Reason))
@@ -480,13 +484,12 @@ func (s *Session) Begin(cmd *exec.Cmd) error {
 // exitMissing is the stub's status where there is no such program.
 const exitMissing = 127
 
-// SetPaused says that the debuggee stands at a breakpoint.
+// SetPaused says that the debuggee stands at a breakpoint; all its agents are told. It does not wait.
 func (s *Session) SetPaused(paused bool) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.paused = paused
-	s.mu.Unlock()
-	all, _ := s.each()
-	for _, l := range all {
+	for l := range s.links.all {
 		l.tell(wire.State{Paused: paused})
 	}
 }
