@@ -102,7 +102,7 @@ func New(version string, stdout, stderr io.Writer) *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fail.New(fail.ConfigValue, cmd.CommandPath()+" --help", "%v", err)
 	})
-	root.AddCommand(dapCommand(), execCommand(), doctorCommand(version), versionCommand(version), configCommand(), agentCommand(), targetsCommand(version), holderCommand())
+	root.AddCommand(dapCommand(), execCommand(), doctorCommand(version), versionCommand(version), configCommand(), agentCommand(), targetsCommand(version), sessionsCommand(version), holderCommand())
 	root.AddCommand(demo.Commands(os.Getenv(tunEnv), os.Getenv(fuseEnv))...)
 	return root
 }

@@ -192,7 +192,7 @@ func (c *Child) stop(s *session, r *mux.Request) {
 		other := c.sessions[ask.Session]
 		c.mu.Unlock()
 		if other != nil {
-			defer other.conn.Bye(wire.Bye{Reason: "it was stopped by another of its owner's sessions", Stopped: true})
+			defer other.conn.Bye(wire.Bye{Reason: "this session was stopped by its owner", Stopped: true})
 		}
 	}
 	tell(r, nil, err)

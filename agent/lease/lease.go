@@ -22,6 +22,7 @@ const Grace = 10 * time.Second
 const (
 	MaxSessions = 64
 	MaxPorts    = 64  // of one steal: its UDP sockets fit one message
+	maxStopped  = 256 // ids of stopped sessions that are remembered
 	maxHeld     = 256 // ports of all sessions: each is a descriptor or more
 	maxText     = 200 // of an id or a name: they are shown to people
 )
@@ -45,6 +46,7 @@ type Info struct {
 type Table struct {
 	sessions map[string]*session
 	ports    map[Key]*held
+	stopped  []string // sessions that were stopped, the latest last: one that was lost then does not know it yet
 	last     uint64
 }
 
@@ -97,6 +99,9 @@ func (t *Table) Hello(id, resume, who string, token [32]byte, now time.Time) (In
 			}
 		}
 		return info, nil
+	}
+	if slices.Contains(t.stopped, id) {
+		return Info{}, &wire.Refusal{Errno: syscall.ECANCELED, Message: "this session was stopped by its owner"}
 	}
 	if len(t.sessions) >= MaxSessions {
 		return Info{}, &wire.Refusal{Errno: syscall.EUSERS,

@@ -236,4 +236,7 @@ func TestSessions(t *testing.T) {
 		t.Error(err)
 	}
 	steal(t, table, "a2", a2, 1, 3*time.Second, port(80)) // no reservation is left
+	if _, err := table.Hello("a1", a1.Resume, "a1@host", tokenOf("a"), t0.Add(time.Hour)); !errors.Is(err, syscall.ECANCELED) {
+		t.Errorf("a session that was stopped while its channel was lost comes back: %v", err)
+	}
 }

@@ -45,7 +45,8 @@ func (t *Table) Sessions(id string, generation uint64) []wire.SessionInfo {
 	return all
 }
 
-// Stop ends another session of the same token, with its reservations. The ports are to be detached.
+// Stop ends another session of the same token, with its reservations, for good: if its channel is lost just now, Hello
+// says so when it comes back. The ports are to be detached.
 func (t *Table) Stop(id string, generation uint64, other string) (detach []wire.Port, err error) {
 	asker, s := t.connected(id, generation), t.sessions[other]
 	switch {
@@ -59,5 +60,9 @@ func (t *Table) Stop(id string, generation uint64, other string) (detach []wire.
 	}
 	detach = t.unplug(s)
 	t.drop(s)
+	if len(t.stopped) >= maxStopped {
+		t.stopped = t.stopped[1:]
+	}
+	t.stopped = append(t.stopped, other)
 	return detach, nil
 }

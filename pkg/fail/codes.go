@@ -43,4 +43,7 @@ const (
 	DebuggerFailed  Code = 402 // dlv did not start or died
 	BuildFailed     Code = 403 // the compiler's text follows
 	ProgramMissing  Code = 404 // no such program
+
+	SessionStopped Code = 501 // its owner has stopped it by stepin sessions stop
+	SessionUnknown Code = 502 // no such session
 )

@@ -162,6 +162,11 @@ func (a *Agent) cold(ctx context.Context) error {
 	if p.overtaken {
 		return a.follow(ctx)
 	}
+	if p.answers[rungJob].right != "" { // so nothing has said whether there is one
+		if joined, err := a.joinPod(ctx); joined || err != nil {
+			return err
+		}
+	}
 	chosen, notices, err := decide(wish{mode: a.o.Config.Mode, steal: a.o.Steal}, p.answers)
 	if err != nil {
 		return err
@@ -356,8 +361,7 @@ func (a *Agent) askToken(ctx context.Context, command []string) error {
 			return fmt.Errorf("kube: joining: %w", ErrAgentGone)
 		case !starting(err):
 			if fail.CodeOf(err) == fail.ClusterForbidden {
-				return fail.New(fail.ClusterForbidden, "ask for the right to create pods/exec in namespace "+a.t.Namespace+", or wait until the agent is gone",
-					"the pod's agent is somebody else's, and to join it the right to create pods/exec is missing")
+				return errNoExec(a.t.Namespace)
 			}
 			return err
 		}

@@ -137,15 +137,20 @@ func tempDir() string {
 	return "/tmp"
 }
 
-// runtimeDir is this user's private directory for what outlives a session.
+// runtimeDir is this user's private directory for what outlives a session. It is made if it is not there.
 func runtimeDir() (string, error) {
+	dir := runtimePath()
+	return dir, ownDir(dir)
+}
+
+func runtimePath() string {
 	dir := filepath.Join(tempDir(), fmt.Sprintf("stepin-%d", os.Getuid()))
 	if x := os.Getenv("XDG_RUNTIME_DIR"); x != "" && len(x) <= longestDir {
 		if info, err := os.Stat(x); err == nil && info.IsDir() && owner(info) == os.Getuid() {
 			dir = filepath.Join(x, "stepin")
 		}
 	}
-	return dir, ownDir(dir)
+	return dir
 }
 
 // ownDir makes the directory, if it is not there, and checks that it is private.

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// Hello opens the control stream, the first stream of a channel.
+// Hello opens the control stream, the first stream of a channel. It is refused with EACCES for a token that the agent does
+// not know, with ECANCELED for a session that was stopped (Stop).
 type Hello struct {
 	Features []string `json:"features,omitempty"` // what the sender can do beyond Version, by name
 	Release  string   `json:"release,omitempty"`  // the sender's release, for messages only
@@ -216,6 +217,9 @@ type SessionInfo struct {
 	Mine   bool      `json:"mine,omitempty"` // it has the asker's token, and so may be stopped by the asker
 	Lost   bool      `json:"lost,omitempty"` // its channel is lost; its ports are reserved while it reconnects
 }
+
+// ToolPrefix begins the id of a session that only lists and stops others; nobody is shown it.
+const ToolPrefix = "tool-"
 
 // MaxSessionInfos bounds the JSON that answers KindSessions.
 const MaxSessionInfos = 1 << 20
