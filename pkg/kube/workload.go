@@ -250,3 +250,14 @@ func (s *set) pods() []Pod {
 	})
 	return out
 }
+
+// Exists says whether the target's own object is still there; fail.TargetUnknown if it is not. That it has no pod is no
+// error.
+func (w *Workload) Exists(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if w.only != "" || w.target.Kind == "label" {
+		return nil
+	}
+	return w.cluster.owner(ctx, &Workload{cluster: w.cluster, target: w.target, written: w.written})
+}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/stepin-dev/stepin/pkg/config"
@@ -19,28 +20,48 @@ import (
 // Waits in a cluster.
 const (
 	clusterTry = 95 * time.Second                      // one try to reach an agent, which may have to be started first (kube bounds that)
-	homeWait   = 5 * time.Minute                       // for a pod to take home's place: a rollout pulls images, a crashing container backs off
+	existsTime = 2 * time.Second                       // how often a target without a pod is looked for
 	joinRetry  = 10 * time.Second                      // another pod whose agent did not start
+	busyWait   = 3 * time.Second                       // an agent that leaves, or has not seen our last channel's end yet
+	parting    = 30 * time.Second                      // a pod that ends is kept for as long as it answers, and no longer (Kubernetes' own grace period)
 	discarding = 10 * time.Second                      // what a start that failed has made in the cluster is removed within this
 	agentTTL   = 5 * 60 * config.Duration(time.Second) // so that the next start is faster
 	deadAgents = 3                                     // agents in a row that ended before they answered: no further one is started
 )
 
-// cluster is a target in a cluster. One of its pods is home; the others only send their requests. When home goes,
-// another pod takes its place, under the addresses and with the environment that the debuggee has seen already.
+// cluster is a target in a cluster. The pod that the session began with is home, the others are members, which only send
+// their requests. When home goes, a member takes its place, under the addresses and with the environment that the
+// debuggee has seen already: home's link then borrows the channel of that member, whose requests go on meanwhile.
 //
-// Goroutines: follow's watch (ends with follow); one a pod that is not home (ends with the pod, or with follow).
+// Goroutines: follow's watch (ends with follow); one a member (ends with its pod, or with follow).
 type cluster struct {
 	s        *Session
 	hello    wire.Hello
-	kube     *kube.Cluster
-	workload *kube.Workload
-	home     way
+	begin    func(context.Context, kube.Pod) (podAgent, error) // finds or starts a pod's agent
+	workload workload
+	first    way // to the pod that the session began with
 
-	mu      sync.Mutex
-	changed chan struct{} // closed and replaced when the pods have changed, or home has
-	homeUID string
-	ways    map[*link]*way
+	mu       sync.Mutex
+	changed  chan struct{} // closed and replaced when the pods or the members have changed
+	firstUID string
+	homeUID  string             // firstUID until that has gone
+	members  map[string]*member // by the pod's UID
+	spent    map[string]bool    // UIDs of pods whose agents do not answer, or are not to be asked again
+}
+
+// workload is what cluster needs of a kube.Workload, and podAgent of a kube.Agent.
+type workload interface {
+	Pods() []kube.Pod
+	Single() bool
+	Watch(context.Context, func([]kube.Pod)) error
+	Exists(context.Context) error
+}
+
+type podAgent interface {
+	Dial(context.Context) (net.Conn, error)
+	Token() string
+	Says() []string
+	Discard(context.Context) error
 }
 
 // newCluster finds the target. Nothing is made in the cluster yet.
@@ -55,12 +76,34 @@ func newCluster(ctx context.Context, s *Session) (reach, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &cluster{s: s, hello: hello, kube: k, changed: make(chan struct{}), ways: map[*link]*way{}}
-	if c.workload, err = k.Resolve(ctx, s.target); err != nil {
+	w, err := k.Resolve(ctx, s.target)
+	if err != nil {
 		return nil, err
 	}
-	c.home.c = c
-	return c, nil
+	return makeCluster(s, hello, w, func(ctx context.Context, pod kube.Pod) (podAgent, error) {
+		a, err := k.Agent(ctx, s.agentOptions(pod, hello.Who))
+		if err != nil {
+			return nil, err
+		}
+		return a, nil
+	}), nil
+}
+
+func makeCluster(s *Session, hello wire.Hello, w workload, begin func(context.Context, kube.Pod) (podAgent, error)) *cluster {
+	c := &cluster{s: s, hello: hello, workload: w, begin: begin, changed: make(chan struct{}), members: map[string]*member{}, spent: map[string]bool{}}
+	c.first.c = c
+	return c
+}
+
+func (s *Session) agentOptions(pod kube.Pod, who string) kube.AgentOptions {
+	o := s.config.Agent
+	if !s.config.Wrote("agent", "ttl") {
+		o.TTL = agentTTL
+	}
+	return kube.AgentOptions{Config: o, Pod: pod, Who: who,
+		Steal:  s.config.Wrote("incoming", "mode") && s.config.Incoming.Mode == "steal",
+		Binary: s.options.Parts.Packed, Boot: s.options.Parts.Boot,
+		Progress: func(what string) { s.options.Progress(what, 0, startSteps) }}
 }
 
 // way is the way to the agent of one pod. Only one dial at a time uses it.
@@ -68,7 +111,7 @@ type way struct {
 	c     *cluster
 	mu    sync.Mutex // guards what follows against whoever asks which pod it is
 	pod   kube.Pod
-	agent *kube.Agent
+	agent podAgent
 	dead  int // agents in a row that never answered
 }
 
@@ -78,44 +121,95 @@ func (w *way) current() kube.Pod {
 	return w.pod
 }
 
-// dial makes a channel to home's agent; if home has gone, to the agent of the pod that takes its place.
+// dial makes a channel to home's agent. Once home has gone it is the channel of the pod that takes its place.
 func (c *cluster) dial(ctx context.Context, resume string) (*mux.Conn, wire.Welcome, error) {
-	pod, err := c.pickHome(ctx)
-	if err != nil {
-		return nil, wire.Welcome{}, err
+	pod, borrowed, err := c.pickHome(ctx)
+	if err != nil || borrowed != nil {
+		return borrowed, wire.Welcome{}, err
 	}
-	return c.home.dial(ctx, pod, resume)
+	conn, welcome, err := c.first.dial(ctx, pod, resume)
+	if errors.Is(err, errGone) && !c.workload.Single() {
+		c.spend(pod.UID)
+		err = errors.New(err.Error()) // of this pod only
+	}
+	return conn, welcome, err
 }
 
-// pickHome keeps home while it lives; else the oldest pod becomes it. It waits for one.
-func (c *cluster) pickHome(ctx context.Context) (kube.Pod, error) {
-	ctx, cancel := context.WithTimeout(ctx, homeWait)
-	defer cancel()
+// pickHome keeps home while it lives; else the oldest pod that can be reached becomes it. It waits for one. The channel
+// is nil where it is still the first.
+func (c *cluster) pickHome(ctx context.Context) (kube.Pod, *mux.Conn, error) {
+	said := false
+	exists := time.Now()
 	for {
-		c.mu.Lock()
-		pods, changed, was := c.workload.Pods(), c.changed, c.homeUID
-		if len(pods) > 0 {
-			i := max(0, slices.IndexFunc(pods, func(p kube.Pod) bool { return p.UID == was }))
-			c.homeUID = pods[i].UID
-			if was != "" && was != c.homeUID { // whoever follows that pod leaves it to us
-				c.change()
-			}
-			c.mu.Unlock()
-			if was != "" && was != pods[i].UID {
-				c.s.notice("pod " + pods[i].Name + " takes the place of the one that ended")
-			}
-			return pods[i], nil
+		pod, conn, changed := c.candidate()
+		if pod.UID != "" {
+			return pod, conn, nil
 		}
-		c.mu.Unlock()
 		if c.workload.Single() {
-			return kube.Pod{}, fmt.Errorf("%w: the pod has ended", errGone)
+			return kube.Pod{}, nil, ended("%s has ended, and nothing takes a single pod's place", c.s.config.Target)
+		}
+		if len(c.workload.Pods()) == 0 && time.Since(exists) >= 0 {
+			exists = time.Now().Add(existsTime)
+			if err := c.workload.Exists(ctx); fail.CodeOf(err) == fail.TargetUnknown {
+				return kube.Pod{}, nil, ended("%s was deleted", c.s.config.Target)
+			}
+			if !said {
+				said = true
+				c.s.notice("no pod of " + c.s.config.Target + " is ready; waiting for one")
+			}
 		}
 		select {
 		case <-changed:
+		case <-time.After(redialEvery): // a member's link has no other way to say that it is up again
 		case <-ctx.Done():
-			return kube.Pod{}, fmt.Errorf("no pod of %s is ready", c.s.config.Target)
+			return kube.Pod{}, nil, fmt.Errorf("no pod of %s can be reached", c.s.config.Target)
 		}
 	}
+}
+
+// ended is the end of the session, in one sentence.
+func ended(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", errGone, fail.New(fail.TargetUnknown, "start again when there is one", format, args...))
+}
+
+// candidate is home now, and the channel that it borrows; no pod where none can be reached.
+func (c *cluster) candidate() (pod kube.Pod, conn *mux.Conn, changed <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	pods := c.workload.Pods()
+	if c.firstUID == "" && len(pods) > 0 {
+		c.firstUID, c.homeUID = pods[0].UID, pods[0].UID
+	}
+	at := func(uid string) int {
+		return slices.IndexFunc(pods, func(p kube.Pod) bool { return p.UID == uid && !c.spent[uid] })
+	}
+	if i := at(c.firstUID); i >= 0 {
+		return pods[i], nil, c.changed
+	}
+	if at(c.homeUID) >= 0 {
+		pods = pods[at(c.homeUID):][:1]
+	}
+	for _, p := range pods {
+		if m := c.members[p.UID]; m != nil && m.link != nil {
+			if conn, _ = m.link.current(); conn == nil {
+				continue
+			}
+			if c.homeUID != p.UID {
+				c.homeUID = p.UID
+				c.s.notice("pod " + p.Name + " takes the place of the one that ended")
+			}
+			return p, conn, c.changed
+		}
+	}
+	return kube.Pod{}, nil, c.changed
+}
+
+// spend has nothing more asked of a pod.
+func (c *cluster) spend(uid string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.spent[uid] = true
+	c.change()
 }
 
 // change is called with c.mu held.
@@ -124,53 +218,71 @@ func (c *cluster) change() {
 	c.changed = make(chan struct{})
 }
 
+// find is what is known of a pod now.
+func (c *cluster) find(uid string) (kube.Pod, bool) {
+	for _, p := range c.workload.Pods() {
+		if p.UID == uid {
+			return p, true
+		}
+	}
+	return kube.Pod{}, false
+}
+
 // dial finds or starts the agent of the pod, unless it is known already, and opens a channel to it.
 func (w *way) dial(ctx context.Context, pod kube.Pod, resume string) (*mux.Conn, wire.Welcome, error) {
 	w.mu.Lock()
-	if w.pod.UID != pod.UID {
-		w.agent, w.dead = nil, 0
-	}
 	w.pod = pod
 	agent := w.agent
 	w.mu.Unlock()
 	if agent == nil {
 		var err error
-		if agent, err = w.start(ctx, pod); err != nil {
+		if agent, err = w.c.begin(ctx, pod); err != nil {
 			return nil, wire.Welcome{}, err
 		}
 	}
-	conn, welcome, err := w.open(ctx, agent, resume)
+	conn, welcome, err := w.patiently(ctx, agent, resume)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
 	case err == nil:
 		w.agent, w.dead = agent, 0
-		_ = conn.Send(wire.KindTarget, wire.Target{Container: pod.ContainerID}) // it may have been restarted meanwhile
+		go func() { _ = conn.Send(wire.KindTarget, wire.Target{Container: pod.ContainerID}) }() // it may have been restarted meanwhile
+		return conn, welcome, nil
 	case w.agent == nil: // one that we have started, or found, and that never answered
 		discard(ctx, agent, w.c.s)
-		w.dead++
+		if ctx.Err() == nil && fail.CodeOf(err) != fail.ClusterUnreachable {
+			w.dead++
+		}
 	case errors.Is(err, kube.ErrAgentGone):
 		w.agent = nil
 	}
-	if err != nil && w.dead >= deadAgents {
+	if w.dead >= deadAgents {
 		err = fmt.Errorf("%w: %w", errGone, err)
 	}
-	return conn, welcome, err
+	return nil, wire.Welcome{}, err
 }
 
-func (w *way) start(ctx context.Context, pod kube.Pod) (*kube.Agent, error) {
-	s := w.c.s
-	o := s.config.Agent
-	if !s.config.Wrote("agent", "ttl") {
-		o.TTL = agentTTL
+// patiently opens a channel to an agent that may be about to leave, or to see that our last channel has ended.
+func (w *way) patiently(ctx context.Context, agent podAgent, resume string) (*mux.Conn, wire.Welcome, error) {
+	for end := time.Now().Add(busyWait); ; {
+		conn, welcome, err := w.open(ctx, agent, resume)
+		var refusal *wire.Refusal
+		if !errors.As(err, &refusal) || refusal.Errno != syscall.ESHUTDOWN && refusal.Errno != syscall.EBUSY {
+			return conn, welcome, err
+		}
+		if time.Now().After(end) {
+			return nil, wire.Welcome{}, errors.New(refusal.Message) // no wire.Refusal, which would be for good
+		}
+		select {
+		case <-time.After(redialEvery):
+		case <-ctx.Done():
+			return nil, wire.Welcome{}, ctx.Err()
+		}
 	}
-	return w.c.kube.Agent(ctx, kube.AgentOptions{Config: o, Pod: pod, Who: w.c.hello.Who,
-		Steal: s.config.Wrote("incoming", "mode") && s.config.Incoming.Mode == "steal", Binary: s.options.Parts.Packed, Boot: s.options.Parts.Boot,
-		Progress: func(what string) { s.options.Progress(what, 0, startSteps) }})
 }
 
 // open dials the agent. What its connection says of the agent's end is better than what the channel makes of it.
-func (w *way) open(ctx context.Context, agent *kube.Agent, resume string) (*mux.Conn, wire.Welcome, error) {
+func (w *way) open(ctx context.Context, agent podAgent, resume string) (*mux.Conn, wire.Welcome, error) {
 	raw, err := agent.Dial(ctx)
 	if err != nil {
 		return nil, wire.Welcome{}, err
@@ -186,7 +298,7 @@ func (w *way) open(ctx context.Context, agent *kube.Agent, resume string) (*mux.
 }
 
 // discard removes what a start has made that came to nothing, whatever has become of ctx.
-func discard(ctx context.Context, agent *kube.Agent, s *Session) {
+func discard(ctx context.Context, agent podAgent, s *Session) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discarding)
 	defer cancel()
 	if err := agent.Discard(ctx); err != nil {
@@ -219,9 +331,9 @@ func (c *lastError) get() error {
 
 // complete replaces the agent's guesses by what the pod's spec says.
 func (c *cluster) complete(p *wire.Pod) {
-	c.home.mu.Lock()
-	pod, says := c.home.pod, c.home.agent.Says()
-	c.home.mu.Unlock()
+	c.first.mu.Lock()
+	pod, says := c.first.pod, c.first.agent.Says()
+	c.first.mu.Unlock()
 	p.Volumes = pod.Volumes
 	p.Target = pod.Target + " (pod " + pod.Name + ", container " + pod.Container + ")"
 	if len(pod.Addrs) > 0 {
@@ -230,144 +342,33 @@ func (c *cluster) complete(p *wire.Pod) {
 	p.Limits = slices.Concat(pod.Notices, says, p.Limits)
 }
 
-// steal tells the agent which of the pod's requests are its health probes, and where they come from.
-func (c *cluster) steal(l *link, s *wire.Steal) (pod string) {
+// steal tells the agent which of the pod's requests are its health probes, and where they come from. Home's link asks
+// for nothing while its channel is a member's, who does.
+func (c *cluster) steal(l *link, s *wire.Steal) (pod string, ok bool) {
 	c.mu.Lock()
-	w := c.ways[l]
-	c.mu.Unlock()
-	if w == nil {
-		w = &c.home
+	w := &c.first
+	borrows := c.homeUID != c.firstUID
+	for _, m := range c.members {
+		if m.link == l {
+			w, borrows = &m.way, false
+		}
 	}
+	c.mu.Unlock()
 	p := w.current()
 	if c.s.config.Incoming.Probes == "pod" {
 		s.Probes, s.Nodes = p.Probes, p.Nodes
 	}
-	return "pod " + p.Name
+	return "pod " + p.Name, !borrows
 }
 
-// follow keeps one link to each pod that is not home for as long as both exist.
-func (c *cluster) follow(ctx context.Context) {
-	var members sync.WaitGroup
-	defer members.Wait()
-	watched := make(chan error, 1)
-	members.Go(func() {
-		watched <- c.workload.Watch(ctx, func([]kube.Pod) {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			c.change()
-		})
-	})
-	stops := map[string]context.CancelFunc{}
-	for {
-		c.mu.Lock()
-		pods, changed, home := c.workload.Pods(), c.changed, c.homeUID
-		c.mu.Unlock()
-		wanted := map[string]bool{}
-		for _, p := range pods {
-			if p.UID == home {
-				c.restarted(&c.home, c.s.link, p)
-				continue
-			}
-			wanted[p.UID] = true
-			if stops[p.UID] == nil {
-				member, stop := context.WithCancel(ctx)
-				stops[p.UID] = stop
-				members.Go(func() { c.member(member, p) })
-			}
-		}
-		for uid, stop := range stops {
-			if !wanted[uid] {
-				stop()
-				delete(stops, uid)
-			}
-		}
-		c.follows(pods)
-		select {
-		case <-changed:
-		case err := <-watched:
-			if ctx.Err() == nil {
-				c.s.notice(fmt.Sprintf("pods that come from now on are not followed: %v", err))
-			}
-			watched = nil
-		case <-ctx.Done():
-			for _, stop := range stops {
-				stop()
-			}
-			return
-		}
-	}
-}
-
-// follows tells the ways of the other pods of containers that were restarted.
-func (c *cluster) follows(pods []kube.Pod) {
+// notice is what home's link says. Of a borrowed channel its member says it.
+func (c *cluster) notice(line string) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	for l, w := range c.ways {
-		for _, p := range pods {
-			c.restarted(w, l, p)
-		}
-	}
-}
-
-// restarted tells an agent which container took the ended one's place, if it is that pod's.
-func (c *cluster) restarted(w *way, l *link, p kube.Pod) {
-	w.mu.Lock()
-	changed := l != nil && w.pod.UID == p.UID && w.pod.ContainerID != p.ContainerID
-	if changed {
-		w.pod = p
-	}
-	w.mu.Unlock()
-	if !changed {
-		return
-	}
-	c.s.notice("container " + p.Container + " of pod " + p.Name + " was restarted")
-	if conn, _ := l.current(); conn != nil {
-		_ = conn.Send(wire.KindTarget, wire.Target{Container: p.ContainerID}) // of a channel that is lost: the next dial tells
-	}
-}
-
-// member takes the requests of one pod that is not home.
-func (c *cluster) member(ctx context.Context, pod kube.Pod) {
-	w := &way{c: c}
-	dial := func(ctx context.Context, resume string) (*mux.Conn, wire.Welcome, error) {
-		return w.dial(ctx, pod, resume)
-	}
-	said := ""
-	for ctx.Err() == nil {
-		o := c.s.linkOptions(dial)
-		o.notice = func(line string) { c.s.notice("pod " + pod.Name + ": " + line) }
-		l, err := newLink(ctx, o)
-		if err == nil {
-			c.keep(ctx, w, l)
-			continue
-		}
-		if text := err.Error(); text != said && ctx.Err() == nil {
-			said = text
-			c.s.notice(fmt.Sprintf("pod %s keeps its requests: %v", pod.Name, err))
-		}
-		select {
-		case <-time.After(joinRetry):
-		case <-ctx.Done():
-		}
-	}
-}
-
-// keep has the link among the session's until it or ctx has ended.
-func (c *cluster) keep(ctx context.Context, w *way, l *link) {
-	defer l.close()
-	c.mu.Lock()
-	c.ways[l] = w
+	borrows := c.homeUID != c.firstUID
 	c.mu.Unlock()
-	if c.s.join(l) {
-		defer c.s.part(l)
-		select {
-		case <-l.ended:
-		case <-ctx.Done():
-		}
+	if !borrows {
+		c.s.notice(line)
 	}
-	c.mu.Lock()
-	delete(c.ways, l)
-	c.mu.Unlock()
 }
 
 func (c *cluster) try() time.Duration { return clusterTry }

@@ -19,6 +19,7 @@ import (
 const (
 	redialEvery = 100 * time.Millisecond
 	redialTry   = 5 * time.Second // one try
+	redialSay   = time.Second     // what is over sooner is one line only
 )
 
 // errGone is a dialer's word that there is no agent any more: reconnecting is pointless.
@@ -85,7 +86,8 @@ func (l *link) run(conn *mux.Conn) {
 		}
 		l.set(nil)
 		var bye mux.ByeError
-		if errors.As(conn.Err(), &bye) {
+		goodbye := errors.As(conn.Err(), &bye)
+		if goodbye {
 			if l.final(bye) {
 				l.err = bye
 				return
@@ -95,7 +97,7 @@ func (l *link) run(conn *mux.Conn) {
 		l.log.Debug("channel lost", "err", conn.Err())
 		lost := time.Now()
 		var err error
-		if conn, err = l.redial(); err != nil {
+		if conn, err = l.redial(goodbye); err != nil {
 			l.err = err
 			return
 		}
@@ -103,9 +105,16 @@ func (l *link) run(conn *mux.Conn) {
 	}
 }
 
-// redial tries until there is a channel again, or none will come.
-func (l *link) redial() (*mux.Conn, error) {
-	said := false
+// redial tries until there is a channel again, or none will come. said says that the developer knows why.
+func (l *link) redial(said bool) (*mux.Conn, error) {
+	var saying sync.Once
+	if said {
+		saying.Do(func() {})
+	}
+	silence := time.AfterFunc(redialSay, func() {
+		saying.Do(func() { l.notice("the way to the agent is broken; trying again") })
+	})
+	defer silence.Stop()
 	for {
 		ctx, cancel := context.WithTimeout(l.ctx, l.try)
 		conn, welcome, err := l.dial(ctx, l.resume)
@@ -122,9 +131,8 @@ func (l *link) redial() (*mux.Conn, error) {
 			return nil, context.Canceled
 		case errors.Is(err, errGone), errors.As(err, &refusal):
 			return nil, err
-		case !said:
-			said = true
-			l.notice(fmt.Sprintf("the way to the agent is broken (%v); trying again", err))
+		default:
+			saying.Do(func() { l.notice(fmt.Sprintf("the way to the agent is broken (%v); trying again", err)) })
 		}
 		select {
 		case <-time.After(redialEvery):

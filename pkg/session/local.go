@@ -44,6 +44,7 @@ type local struct {
 	hello wire.Hello
 	ttl   time.Duration
 	log   func(string) // the agent's own lines, for debugging
+	say   func(string) // one line for the developer
 	image func() ([]byte, error)
 	stub  func() (string, error) // path of the stub, for a pod in a user namespace of its own
 	trace *os.File               // nil: none; else the agent appends what it does there
@@ -66,7 +67,7 @@ func newLocal(s *Session) (reach, error) {
 		return nil, err
 	}
 	return &local{pid: s.target.PID, netns: netns, dir: dir, ttl: time.Duration(s.config.Agent.TTL), hello: hello,
-		log:   func(line string) { s.log.Debug("agent", "line", line) },
+		log: func(line string) { s.log.Debug("agent", "line", line) }, say: s.notice,
 		image: s.options.Parts.Agent, stub: s.stubFile, trace: s.options.Trace}, nil
 }
 
@@ -78,12 +79,13 @@ func (l *local) dial(ctx context.Context, resume string) (conn *mux.Conn, welcom
 	return l.rejoin(ctx, l.socket, resume)
 }
 
-func (l *local) try() time.Duration                    { return redialTry }
-func (l *local) final(mux.ByeError) bool               { return true }
-func (l *local) complete(*wire.Pod)                    {}
-func (l *local) follow(context.Context)                {}
-func (l *local) steal(*link, *wire.Steal) (pod string) { return "the pod" }
-func (l *local) close()                                { sweepDir(l.dir) }
+func (l *local) try() time.Duration                             { return redialTry }
+func (l *local) final(mux.ByeError) bool                        { return true }
+func (l *local) complete(*wire.Pod)                             {}
+func (l *local) follow(context.Context)                         {}
+func (l *local) steal(*link, *wire.Steal) (pod string, ok bool) { return "the pod", true }
+func (l *local) notice(line string)                             { l.say(line) }
+func (l *local) close()                                         { sweepDir(l.dir) }
 
 // checkLocal says whether PID exists and may be entered.
 func checkLocal(pid int) (netns string, err error) {

@@ -268,17 +268,27 @@ func (p *ports) take(ctx context.Context, k portKey, pod uint16, loopback bool) 
 }
 
 func (p *ports) takeFrom(ctx context.Context, l *link, k portKey, pod uint16, loopback bool) {
-	said := ""
+	said, told := "", ""
 	l.keep(ctx, stealRetry, func(conn *mux.Conn) error {
 		steal := wire.Steal{Existing: p.s.config.Incoming.Existing,
 			Ports: []wire.Port{{Network: k.network, Port: pod, Loopback: loopback}}}
-		name := p.s.reach.steal(l, &steal)
+		name, ok := p.s.reach.steal(l, &steal)
+		if !ok {
+			select {
+			case <-conn.Done():
+			case <-ctx.Done():
+			}
+			return mux.ErrLost
+		}
 		stream, err := conn.Open(ctx, wire.KindSteal, steal, nil)
 		if err != nil {
 			return err
 		}
 		said = ""
-		p.s.notice(fmt.Sprintf("%s of %s now %s to this program", describe(k.network, pod, k.number), name, verb(k.network)))
+		if name != told { // else the link has said that it is back
+			told = name
+			p.s.notice(fmt.Sprintf("%s of %s now %s to this program", describe(k.network, pod, k.number), name, verb(k.network)))
+		}
 		stop := context.AfterFunc(ctx, func() {
 			_ = stream.CloseWrite() // the agent answers with its own end when the port is the pod's again
 			time.AfterFunc(giveBack, func() { stream.Close() })
@@ -289,7 +299,7 @@ func (p *ports) takeFrom(ctx context.Context, l *link, k portKey, pod uint16, lo
 		return err
 	}, func(err error) {
 		if text := err.Error(); text != said && !errors.Is(err, syscall.ECANCELED) {
-			said = text
+			said, told = text, ""
 			p.s.notice(fmt.Sprintf("%s stays with the pod: %s", describe(k.network, pod, k.number), text))
 		}
 	})

@@ -20,8 +20,10 @@ type reach interface {
 	complete(*wire.Pod)
 	// follow joins the target's other pods and follows what becomes of them until ctx ends.
 	follow(ctx context.Context)
-	// steal completes what is asked of a pod's agent, and names the pod.
-	steal(l *link, s *wire.Steal) (pod string)
+	// steal completes what is asked of a pod's agent, and names the pod; not ok where another link asks that agent.
+	steal(l *link, s *wire.Steal) (pod string, ok bool)
+	// notice is what home's link has to say.
+	notice(line string)
 	// close comes after all links are closed.
 	close()
 }
@@ -54,6 +56,22 @@ func (s *Session) part(l *link) {
 	defer s.mu.Unlock()
 	delete(s.links.all, l)
 	s.links.change()
+}
+
+// leave closes every link, all at once: one that does not answer must not keep the others from giving back what they have.
+// The channel that is returned is closed when all have ended.
+func (s *Session) leave() <-chan struct{} {
+	left := make(chan struct{})
+	var leaving sync.WaitGroup
+	all, _ := s.each()
+	for _, l := range all {
+		leaving.Go(l.close)
+	}
+	go func() {
+		leaving.Wait()
+		close(left)
+	}()
+	return left
 }
 
 func (l *links) change() {

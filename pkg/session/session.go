@@ -218,6 +218,7 @@ const startSteps = 3
 // connect starts or joins home's agent, and begins to follow the target's other pods.
 func (s *Session) connect(ctx context.Context) error {
 	o := s.linkOptions(s.reach.dial)
+	o.notice = s.reach.notice
 	l, err := newLink(ctx, o)
 	var refusal *wire.Refusal
 	if errors.As(err, &refusal) {
@@ -391,6 +392,11 @@ func (s *Session) follow() {
 			s.end(fail.New(fail.AgentLost, "start again when the pod runs", "%s", bye.Reason))
 			return
 		}
+		var over *fail.Error
+		if errors.As(s.link.err, &over) && over.Code == fail.TargetUnknown {
+			s.end(over)
+			return
+		}
 		s.notice(fmt.Sprintf("the agent is gone (%v): the pod serves itself again, and %s", s.link.err, lost(s.config.OnLost)))
 	}
 }
@@ -427,11 +433,11 @@ func (s *Session) Close() error {
 	var err error
 	s.once.Do(func() {
 		s.cancel()
-		all, _ := s.each()
-		for _, l := range all { // first of all: the pod serves again
-			l.close()
+		left := s.leave() // first of all: the pod serves again
+		select {
+		case <-left:
+		case <-time.After(giveBack): // one that is down may have something to tidy up, which is not the debuggee's business
 		}
-		s.following.Wait()
 		if s.ns != nil {
 			err = s.ns.Close()
 		}
@@ -442,6 +448,8 @@ func (s *Session) Close() error {
 			s.log.Debug("round trips", "streams", s.link.opened.Load(), "files", fmt.Sprintf("%+v", s.fs.Stats()))
 			s.fs.Close()
 		}
+		<-left
+		s.following.Wait()
 		if s.reach != nil {
 			s.reach.close()
 		}
