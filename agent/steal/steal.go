@@ -117,7 +117,10 @@ func (e *Engine) listen() error {
 			continue
 		}
 		if err == nil {
-			if err = unix.Listen(int(f.Fd()), backlog); err != nil {
+			if err = reusable(f); err == nil {
+				err = os.NewSyscallError("listen", unix.Listen(int(f.Fd()), backlog))
+			}
+			if err != nil {
 				f.Close()
 			}
 		}
@@ -133,6 +136,12 @@ func (e *Engine) listen() error {
 		}
 	}
 	return nil
+}
+
+// reusable sets SO_REUSEADDR, which accepted sockets inherit. Those have the stolen port as their own: without it a program
+// of the pod's that is started again could not listen there (EADDRINUSE) for as long as one of them lives.
+func reusable(f *os.File) error {
+	return os.NewSyscallError("setsockopt SO_REUSEADDR", unix.SetsockoptInt(int(f.Fd()), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
 }
 
 // home is where own sockets listen. Under sk_lookup that is loopback, where fewest can dial them; a redirect lands on

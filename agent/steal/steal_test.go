@@ -177,6 +177,36 @@ func TestEngine(t *testing.T) {
 }
 
 // engine makes one that uses mode.
+// TestRestart: the pod's program can listen again while connections that were stolen from it are open.
+func TestRestart(t *testing.T) {
+	for _, mode := range []string{Lookup, Redirect} {
+		t.Run(mode, func(t *testing.T) {
+			do, netns := inNetns(t)
+			e := engine(t, do, netns, mode)
+			for _, l := range e.Listeners() {
+				ln, err := net.FileListener(l)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { ln.Close() })
+				go answer(ln, "stolen")
+			}
+			if _, err := e.Attach(Port{"tcp", 8080}, true); err != nil {
+				t.Fatal(err)
+			}
+			for _, network := range []string{"tcp4", "tcp6"} {
+				addr := map[string]string{"tcp4": "127.0.0.1:8080", "tcp6": "[::1]:8080"}[network]
+				var c net.Conn
+				if err := do(func() (err error) { c, err = net.Dial("tcp", addr); return err }); err != nil || word(c) != "stolen" {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				serve(t, do, network, ":8080", "pod")
+			}
+		})
+	}
+}
+
 func engine(t *testing.T, do func(func() error) error, netns *os.File, mode string) *Engine {
 	t.Helper()
 	e, err := New(do, netns, slog.New(slog.NewTextHandler(t.Output(), nil)))
