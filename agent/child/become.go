@@ -14,8 +14,8 @@ import (
 )
 
 // Kept are the capabilities that a child may have where the target has them: those that decide which files it can
-// read (capabilities(7)).
-const Kept = 1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH | 1<<unix.CAP_FOWNER
+// read (capabilities(7)). It writes none.
+const Kept = 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH
 
 // leaveRoot makes an empty directory the root of this process for good, so that no path leads anywhere: the pod's files
 // are reached by descriptors alone. Of a thread that has ended the kernel shows nothing, so that is the directory.
@@ -76,9 +76,8 @@ func become(start pair.Start) (limits []string, err error) {
 	if err := setCapabilities(start.Caps & Kept & have); err != nil {
 		return nil, fmt.Errorf("child: giving capabilities up: %w", err)
 	}
-	const reading = 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH
-	if start.Caps&reading != 0 && start.Caps&reading&have == 0 {
-		limits = append(limits, "files that the pod reads by a capability alone are out of reach: the agent lacks DAC_OVERRIDE")
+	if start.Caps&Kept != 0 && start.Caps&Kept&have == 0 {
+		limits = append(limits, "files that the pod reads by DAC_OVERRIDE or DAC_READ_SEARCH alone are out of reach: the agent lacks what the pod has")
 	}
 	if err := all(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0); err != nil {
 		return nil, fmt.Errorf("child: PR_SET_NO_NEW_PRIVS: %w", err)

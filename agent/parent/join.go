@@ -1,11 +1,9 @@
 package parent
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -14,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stepin-dev/stepin/pkg/peer"
 )
 
 // joinTimeout bounds one conversation.
@@ -72,23 +72,21 @@ func (j *joining) serve(joins chan<- join, log *slog.Logger) {
 			time.Sleep(lockTimeout)
 			continue
 		}
-		if err := sameContainer(c); err != nil {
-			log.Warn("a stranger wants to join", "err", err)
-		} else if err := admit(c, joins); err != nil {
-			log.Info("joining", "err", err)
+		if err := admit(c, joins); err != nil {
+			log.Warn("somebody wants to join", "err", err)
 		}
 		c.Close()
 	}
 }
 
 // admit reads who it is and writes the token.
-func admit(c net.Conn, joins chan<- join) error {
+func admit(c *net.UnixConn, joins chan<- join) error {
 	_ = c.SetDeadline(time.Now().Add(joinTimeout))
-	who, err := readLock(c)
+	who, err := see(c)
 	if err != nil {
 		return err
 	}
-	j := join{who, make(chan string, 1)}
+	j := join{printable(strings.TrimSuffix(who, "\n")), make(chan string, 1)}
 	timeout := time.After(joinTimeout)
 	select {
 	case joins <- j:
@@ -99,40 +97,70 @@ func admit(c net.Conn, joins chan<- join) error {
 	if token := <-j.answer; token != "" {
 		answer = joinPrefix + token
 	}
-	_, err = io.WriteString(c, answer+"\n")
+	return show(c, answer+"\n")
+}
+
+// show sends the peer this process's mount namespace, with the first words. Only who is in a namespace, or could look
+// into a process that is, has such a descriptor to send: whoever can look into the agent (ptrace(2)) has all its rights
+// already.
+func show(c *net.UnixConn, words string) error {
+	ns, err := os.Open("/proc/self/ns/mnt")
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	_, _, err = c.WriteMsgUnix([]byte(words), unix.UnixRights(int(ns.Fd())), nil)
 	return err
 }
 
-// sameContainer says whether the peer has this process's user and mount namespace. A process of the pod has another one,
-// even where it shares the network.
-func sameContainer(c *net.UnixConn) error {
-	raw, err := c.SyscallConn()
+// see reads what the peer shows, and the words that came along; an error says that the peer is no process of this
+// user in this container. A look at /proc/PID of the peer would do, but without CAP_SYS_PTRACE that is refused.
+func see(c *net.UnixConn) (words string, err error) {
+	uid, err := peer.UID(c)
 	if err != nil {
-		return err
+		return "", err
 	}
-	var cred *unix.Ucred
-	var gerr error
-	if err := raw.Control(func(fd uintptr) { cred, gerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
-		return err
+	if uid != os.Getuid() {
+		return "", fmt.Errorf("it is user %d's", uid)
 	}
-	if gerr != nil {
-		return gerr
-	}
-	if int(cred.Uid) != os.Getuid() {
-		return fmt.Errorf("process %d is user %d's", cred.Pid, cred.Uid)
-	}
-	theirs, err := idOf(fmt.Sprintf("/proc/%d/ns/mnt", cred.Pid))
+	b, oob := make([]byte, maxLockLine), make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := c.ReadMsgUnix(b, oob)
 	if err != nil {
-		return err
+		return "", err
+	}
+	shown, err := received(oob[:oobn])
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(shown)
+	var theirs unix.Stat_t
+	if err := unix.Fstat(shown, &theirs); err != nil {
+		return "", err
 	}
 	ours, err := idOf("/proc/self/ns/mnt")
 	if err != nil {
-		return err
+		return "", err
 	}
-	if theirs != ours {
-		return fmt.Errorf("process %d is in another container", cred.Pid)
+	if (fileID{theirs.Dev, theirs.Ino}) != ours {
+		return "", errors.New("it is in another container")
 	}
-	return nil
+	return string(b[:n]), nil
+}
+
+// received is the first descriptor of a message.
+func received(oob []byte) (int, error) {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil || len(messages) == 0 {
+		return -1, errors.New("it shows nothing")
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) == 0 {
+		return -1, errors.New("it shows nothing")
+	}
+	for _, fd := range fds[1:] {
+		unix.Close(fd)
+	}
+	return fds[0], nil
 }
 
 // Join asks the agent that runs in this container for a token. Its error is for the user.
@@ -151,18 +179,17 @@ func Join(ctx context.Context, who string) (token string, err error) {
 		return "", fmt.Errorf("asking the agent: %w", err)
 	}
 	defer conn.Close()
-	if err := sameContainer(conn.(*net.UnixConn)); err != nil {
-		return "", fmt.Errorf("what answers is not the agent: %w", err)
-	}
-	_ = conn.SetDeadline(time.Now().Add(joinTimeout))
-	if _, err := io.WriteString(conn, printable(who)+"\n"); err != nil {
+	c := conn.(*net.UnixConn)
+	_ = c.SetDeadline(time.Now().Add(joinTimeout))
+	if err := show(c, printable(who)+"\n"); err != nil {
 		return "", fmt.Errorf("asking the agent: %w", err)
 	}
-	line, err := bufio.NewReader(io.LimitReader(conn, maxLockLine)).ReadString('\n')
+	line, err := see(c)
 	if err != nil {
-		return "", fmt.Errorf("asking the agent: %w", err)
+		return "", fmt.Errorf("what answers is not the agent of this container: %w", err)
 	}
-	token, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), joinPrefix)
+	line = strings.TrimSuffix(line, "\n")
+	token, ok := strings.CutPrefix(line, joinPrefix)
 	if !ok {
 		return "", errors.New(printable(line))
 	}

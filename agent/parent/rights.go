@@ -1,7 +1,8 @@
 package parent
 
 // What an agent outside of the pod (a Job on the target's node, as uid 0, with hostPID) needs of capabilities(7), and for
-// what. TestCapabilities in agent/cmd/stepin-agent takes each away and sees what fails.
+// what. TestCapabilities in agent/cmd/stepin-agent takes each away and sees what fails, and so does the one in pkg/e2e with
+// the Job on a real node; pkg/kube has the list that it asks for.
 //
 //	SYS_PTRACE    /proc/PID/{root,environ,mountinfo,exe,ns/*} of another user's process (ptrace(2), PTRACE_MODE_READ);
 //	              /proc/1/ns/net, to know the node's own network

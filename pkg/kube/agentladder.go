@@ -26,26 +26,25 @@ var rungTable = [rungsCount]struct {
 	title   string // in sentences: "the agent as …"
 	steals  bool   // takes requests
 	mirrors bool   // can copy them
-	needs   string // what the namespace must admit
+	level   string // of PodSecurity, which has to admit it
 	lacks   []string
 }{
 	rungJob: {name: "pod", title: "a pod on the node", steals: true, mirrors: true,
-		needs: "pods with hostPID and the capabilities of docs/cluster.md (PodSecurity privileged)"},
+		level: "privileged"},
 	rungNet: {name: "ephemeral with NET_ADMIN and BPF", title: "an ephemeral container with NET_ADMIN and BPF", steals: true, mirrors: true,
-		needs: "ephemeral containers that add NET_ADMIN, BPF and SYS_PTRACE (PodSecurity privileged)",
+		level: "privileged",
 		lacks: []string{staysListed}},
 	rungPlain: {name: "ephemeral", title: "an ephemeral container with the default capabilities", mirrors: true,
-		needs: "ephemeral containers that run as root (PodSecurity baseline)",
+		level: "baseline",
 		lacks: []string{noSteal, staysListed}},
 	rungBare: {name: "ephemeral without capabilities", title: "an ephemeral container without capabilities",
-		needs: "ephemeral containers (PodSecurity restricted)",
-		lacks: []string{noSteal, ownFiles, staysListed}},
+		level: "restricted",
+		lacks: []string{noSteal, staysListed}},
 }
 
 const (
 	worksAlways = "variables, files, names, outgoing connections and the host name are the pod's"
 	noSteal     = "requests stay with the pod: to take them the agent needs NET_ADMIN and BPF, which this namespace does not admit"
-	ownFiles    = "files that only another user of the pod may read cannot be read"
 	staysListed = "the agent's entry stays in the pod's list of ephemeral containers after its end; Kubernetes cannot remove it"
 )
 
@@ -114,9 +113,15 @@ func decide(w wish, answers [rungsCount]ruling) (chosen rung, notices []string, 
 			continue
 		}
 		if w.steal && !rungTable[r].steals {
+			var wanted []string // the ways that would have done; doctor quotes the policies in full
+			for i, why := range refused {
+				if rungTable[first+rung(i)].steals {
+					wanted = append(wanted, detail.ReplaceAllString(why, ""))
+				}
+			}
 			return 0, nil, fail.New(fail.ClusterForbidden,
 				`ask the cluster's owner for one of these, or write "incoming": {"mode": "off"}: stepin doctor -t TARGET lists what is missing`,
-				"requests cannot be taken here: %s admits no more than %s; %s", "the cluster", rungTable[r].title, strings.Join(refused, "; "))
+				"requests cannot be taken here: the cluster admits no more than %s; %s", rungTable[r].title, strings.Join(wanted, "; "))
 		}
 		for i := range refused {
 			refused[i] = detail.ReplaceAllString(refused[i], "")

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
@@ -50,7 +51,7 @@ func (c *Cluster) newAgentWatch(ctx context.Context, namespace, container string
 func (w *agentWatch) watchJob(job, target string) {
 	go w.follow(func() (watch.Interface, error) {
 		return w.c.client.CoreV1().Pods(w.namespace).Watch(w.ctx, metav1.ListOptions{LabelSelector: labelPod + "=" + target + "," + labelManager + "=" + ourName})
-	}, w.sawPod)
+	}, w.sawPod, w.blind)
 	go w.events("Job", job)
 }
 
@@ -61,22 +62,33 @@ func (w *agentWatch) watchPod(name string) {
 	w.mu.Unlock()
 	go w.follow(func() (watch.Interface, error) {
 		return w.c.client.CoreV1().Pods(w.namespace).Watch(w.ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String()})
-	}, w.sawPod)
+	}, w.sawPod, w.blind)
 	go w.events("Pod", name)
 }
 
 func (w *agentWatch) events(kind, name string) {
 	w.follow(func() (watch.Interface, error) {
 		return w.c.client.CoreV1().Events(w.namespace).Watch(w.ctx, metav1.ListOptions{FieldSelector: fields.Set{"involvedObject.name": name, "involvedObject.kind": kind}.String()})
-	}, w.sawEvent)
+	}, w.sawEvent, func(error) {})
 }
 
-// follow reads one watch until it ends. It is not begun again: a start is over before any server ends a watch, and
-// whoever may not watch does without.
-func (w *agentWatch) follow(begin func() (watch.Interface, error), saw func(watch.Event)) {
+// blind is the end of a start whose pod nobody may see: its name would never be known.
+func (w *agentWatch) blind(err error) {
+	if !apierrors.IsForbidden(err) {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.words = w.c.explain(err, "watching the agent start").Error()
+	w.tell()
+}
+
+// follow reads one watch until it ends. It is not begun again: a start is over before any server ends a watch.
+func (w *agentWatch) follow(begin func() (watch.Interface, error), saw func(watch.Event), refused func(error)) {
 	in, err := begin()
 	if err != nil {
 		w.c.log.Debug("kube: watching the agent", "err", err)
+		refused(err)
 		return
 	}
 	defer in.Stop()

@@ -46,22 +46,30 @@ const (
 	ourName        = "stepin"
 )
 
-// jobCapabilities is all that the agent may do in a pod of its own. Each is here because something stops without it, as
-// seen on a cluster by taking away one after the other. BPF is not: SYS_ADMIN, which setns wants, includes it.
-var jobCapabilities = []corev1.Capability{
-	"CHOWN",           // of the child, where the target has it: what it may do with files is the target's
-	"DAC_OVERRIDE",    // likewise
-	"DAC_READ_SEARCH", // likewise
-	"FOWNER",          // likewise
-	"KILL",            // ending a child that hangs: it has the target's user
-	"NET_ADMIN",       // ending connections that were open before (SOCK_DESTROY), nftables where there is no sk_lookup
-	"NET_RAW",         // transparent sockets, capturing packets
-	"SETGID",          // the child's groups
-	"SETPCAP",         // the child's bounding set
-	"SETUID",          // the child's user
-	"SYS_ADMIN",       // setns to the target's network and UTS namespaces, sk_lookup
-	"SYS_CHROOT",      // the child's root; without it files are opened one by one beneath /proc/PID/root
-	"SYS_PTRACE",      // /proc/PID/ns, root and environ of a foreign process
+// jobCapabilities is all that the agent may do in a pod of its own, and what stops without it: each was taken away on a
+// real cluster (pkg/e2e, TestCapabilities). BPF is not among them: SYS_ADMIN includes what sk_lookup needs.
+// DAC_READ_SEARCH is not, though a target may have it and not DAC_OVERRIDE: its session is told which files it misses.
+var jobCapabilities = []struct {
+	name    corev1.Capability
+	without string // for docs/cluster.md
+}{
+	{"DAC_OVERRIDE", "the environment of a process of another user cannot be read, nor what the target reads by this capability itself"},
+	{"KILL", "the agent's unprivileged half, which has the target's user, cannot be ended when it hangs: it would keep the pod's ports"},
+	{"NET_ADMIN", "connections that were open before cannot be ended, so their requests stay with the pod; no nftables where the kernel has no sk_lookup"},
+	{"NET_RAW", "UDP ports cannot be taken: answers have to come from the pod's own address"},
+	{"SETGID", "the agent's unprivileged half has not the target's groups, so Secrets of its fsGroup cannot be read"},
+	{"SETUID", "the agent's unprivileged half cannot become the target's user, and does not start"},
+	{"SYS_ADMIN", "the pod's network and host name cannot be entered (setns), nor sk_lookup attached there"},
+	{"SYS_CHROOT", "the agent's unprivileged half, if it were taken over, would see the node's processes"},
+	{"SYS_PTRACE", "a foreign process's namespaces, files and environment cannot be opened"},
+}
+
+// capabilities are their names.
+func capabilities() (names []corev1.Capability) {
+	for _, c := range jobCapabilities {
+		names = append(names, c.name)
+	}
+	return names
 }
 
 // jobOptions are what the Job depends on; with the same options it is the same, byte for byte.
@@ -191,14 +199,15 @@ func jobContainer(o jobOptions) (*corev1.Container, error) {
 		// What the agent says before it ends comes with the pod's status, which needs no further right than watching pods.
 		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 		SecurityContext: &corev1.SecurityContext{
-			Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: jobCapabilities},
+			Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: capabilities()},
 			RunAsUser:                &root,
 			RunAsGroup:               &root,
 			RunAsNonRoot:             &no,
 			AllowPrivilegeEscalation: &yes, // what SYS_ADMIN implies; the API server refuses false beside it
-			SeccompProfile:           &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeUnconfined},
-			AppArmorProfile:          &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeUnconfined},
-			SELinuxOptions:           &corev1.SELinuxOptions{Type: "spc_t"}, // nodes without SELinux pass over it
+			// Every runtime's own profile allows bpf, setns and the like to whoever has SYS_ADMIN.
+			SeccompProfile:  &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+			AppArmorProfile: &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeUnconfined},
+			SELinuxOptions:  &corev1.SELinuxOptions{Type: "spc_t"}, // nodes without SELinux pass over it
 		},
 	}
 	if o.parts != nil {

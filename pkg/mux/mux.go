@@ -5,6 +5,7 @@
 package mux
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -60,6 +61,7 @@ func (e ByeError) Error() string {
 type Config struct {
 	Budget    int           // bytes under way to the peer over all streams; 0 means Budget
 	Heartbeat time.Duration // 0 means Heartbeat
+	Hello     time.Duration // bounds Dial's wait for the peer's welcome: one that has yet to be started takes its time; 0 means helloTimeout
 	Log       *slog.Logger  // nil means none
 	// OnMessage is told of control messages that are not this package's own: State and Notice. It is called by the
 	// control stream's reader, so it must not block.
@@ -143,7 +145,7 @@ func Dial(ctx context.Context, rw io.ReadWriteCloser, hello wire.Hello, cfg Conf
 	stop := context.AfterFunc(ctx, func() { c.session.Close() })
 	defer stop()
 	if c.control, err = c.session.OpenStream(); err == nil {
-		_ = c.control.SetDeadline(time.Now().Add(helloTimeout))
+		_ = c.control.SetDeadline(time.Now().Add(cmp.Or(cfg.Hello, helloTimeout)))
 		if err = wire.Write(c.control, wire.KindHello, hello); err == nil {
 			err = readReply(c.control, &welcome)
 		}
