@@ -31,6 +31,7 @@ func sessionsCommand(version string) *cobra.Command {
 		Args:    onlyCommands,
 		RunE:    list,
 	}
+	cmd.SuggestionsMinimumDistance = 2
 	f.add(cmd)
 	under := &cobra.Command{Use: "list", Short: "List who is with which pod", Args: exactly(0), RunE: list}
 	f.add(under)
@@ -61,7 +62,7 @@ func (f *sessionsFlags) survey(cmd *cobra.Command, version string) (session.Surv
 	}
 	c, err := f.cluster.open(cmd, version)
 	if fail.CodeOf(err) == fail.ClusterConfig && f.cluster == (clusterFlags{}) && !f.all {
-		fmt.Fprintln(cmd.ErrOrStderr(), "stepin: only this machine's agents are listed: "+printable(err.Error()))
+		fmt.Fprintln(cmd.ErrOrStderr(), "stepin: only this machine's agents are asked: "+printable(err.Error()))
 		return o, nil
 	}
 	o.Cluster = c

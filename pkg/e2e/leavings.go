@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -48,11 +49,40 @@ func (c *Cluster) leavings(t testing.TB, namespace string) []string {
 		return left
 	}
 	n := c.Node(t)
+	others := c.foreign(t, namespace)
+	nets := map[string]bool{} // of pods in other namespaces, by path
 	for _, p := range n.Processes(t) {
-		if strings.HasPrefix(p.Command, agent) {
+		switch ours := strings.HasPrefix(p.Command, agent); {
+		case ours && !others(p.Cgroup):
 			left = append(left, "process "+p.Command)
+		case !ours && others(p.Cgroup): // an agent is in its target's network, wherever its own pod is
+			nets[n.network(t, p.Pid)] = true
 		}
 	}
-	left = append(left, n.Attached(t)...)
-	return append(left, n.Tables(t)...)
+	delete(nets, n.network(t, n.pid)) // some pods have the node's own
+	for _, line := range slices.Concat(n.Attached(t), n.Tables(t)) {
+		if _, path, _ := strings.Cut(line, " in "); !nets[path] {
+			left = append(left, line)
+		}
+	}
+	return left
+}
+
+// foreign tells whether a process's cgroup is that of a pod of another namespace that still exists: what such a one holds
+// is another test's business. An agent in a pod of its own is in that pod's cgroup.
+func (c *Cluster) foreign(t testing.TB, namespace string) func(cgroup string) bool {
+	t.Helper()
+	pods, err := c.Client.CoreV1().Pods(metav1.NamespaceAll).List(Limit(t), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var uids []string
+	for _, p := range pods.Items {
+		if p.Namespace != namespace {
+			uids = append(uids, string(p.UID), strings.ReplaceAll(string(p.UID), "-", "_")) // the latter by the systemd driver
+		}
+	}
+	return func(cgroup string) bool {
+		return slices.ContainsFunc(uids, func(uid string) bool { return strings.Contains(cgroup, "pod"+uid) })
+	}
 }

@@ -144,6 +144,16 @@ func (n *Node) networks(t testing.TB) map[uint32]string {
 	return found
 }
 
+// network is the path of a process's network namespace as Attached and Tables name it; "" for none of the node's.
+func (n *Node) network(t testing.TB, pid int) string {
+	t.Helper()
+	var st unix.Stat_t
+	if unix.Stat(fmt.Sprintf("/proc/%d/ns/net", pid), &st) != nil { // it has ended
+		return ""
+	}
+	return n.networks(t)[uint32(st.Ino)]
+}
+
 // Attached are the BPF programs attached to network namespaces of the node, one line each; there are none but stepin's.
 func (n *Node) Attached(t testing.TB) []string {
 	t.Helper()

@@ -43,6 +43,17 @@ func (c *Cluster) Bind(t testing.TB, namespace, name string, role rbacv1.RoleRef
 	}
 }
 
+// Allow gives a user further rights.
+func (c *Cluster) Allow(t testing.TB, namespace, name string, rules ...rbacv1.PolicyRule) {
+	t.Helper()
+	role, err := c.Client.RbacV1().Roles(namespace).Create(Limit(t), &rbacv1.Role{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: name + "-", Namespace: namespace}, Rules: rules}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Bind(t, namespace, name, rbacv1.RoleRef{Kind: "Role", Name: role.Name})
+}
+
 // Allow is one rule: verbs on resources (`pods/exec`) of a group.
 func Allow(verbs []string, group string, resources ...string) rbacv1.PolicyRule {
 	return rbacv1.PolicyRule{Verbs: verbs, APIGroups: []string{group}, Resources: resources}
