@@ -113,22 +113,43 @@ func newConn(rw io.ReadWriteCloser, server bool, cfg Config) (*Conn, error) {
 	c := &Conn{cfg: cfg, streams: map[uint32]*Stream{}, requests: make(chan *Request, acceptQueue), done: make(chan struct{})}
 	c.flow.init(cfg.Budget)
 	var err error
-	if c.session, err = open(listening{rw, &c.heard}, yc); err != nil {
+	if c.session, err = open(listening{rw, &c.heard, new(sync.Once), make(chan struct{})}, yc); err != nil {
 		return nil, fmt.Errorf("mux: %v", err)
 	}
 	return c, nil
 }
 
-// listening takes whatever comes for a sign of life: on a slow link heartbeats queue behind bulk data.
+// listening takes whatever comes for a sign of life: on a slow link heartbeats queue behind bulk data. And it hears the peer
+// out: a peer that has said goodbye and closed makes the next write fail, upon which yamux would close the connection with
+// the goodbye unread in it. So a write fails only when all has been read, or nothing comes any more for a while.
 type listening struct {
 	io.ReadWriteCloser
 	heard *atomic.Int64
+	once  *sync.Once
+	ended chan struct{} // closed when a read has failed
 }
+
+// hearOut bounds a failed write's wait for the reader, which has what is there within some milliseconds.
+const hearOut = time.Second
 
 func (l listening) Read(p []byte) (int, error) {
 	n, err := l.ReadWriteCloser.Read(p)
 	if n > 0 {
 		l.heard.Store(Misses)
+	}
+	if err != nil {
+		l.once.Do(func() { close(l.ended) })
+	}
+	return n, err
+}
+
+func (l listening) Write(p []byte) (int, error) {
+	n, err := l.ReadWriteCloser.Write(p)
+	if err != nil {
+		select {
+		case <-l.ended:
+		case <-time.After(hearOut):
+		}
 	}
 	return n, err
 }

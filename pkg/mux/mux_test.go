@@ -238,6 +238,62 @@ func TestByeAndLoss(t *testing.T) {
 	}
 }
 
+// deaf reads nothing while it is plugged. It says when a read waits for that, and when a write has failed.
+type deaf struct {
+	net.Conn
+	plug            *sync.Mutex
+	waiting, failed chan struct{}
+}
+
+func (d deaf) Read(p []byte) (int, error) {
+	if !d.plug.TryLock() {
+		d.waiting <- struct{}{}
+		d.plug.Lock()
+	}
+	d.plug.Unlock()
+	return d.Conn.Read(p)
+}
+
+func (d deaf) Write(p []byte) (int, error) {
+	n, err := d.Conn.Write(p)
+	if err != nil {
+		close(d.failed)
+	}
+	return n, err
+}
+
+// TestByeUnread: a goodbye counts where a write to the peer, who has gone, fails before it is read.
+func TestByeUnread(t *testing.T) {
+	a, b := pipe(t)
+	d := deaf{b, new(sync.Mutex), make(chan struct{}), make(chan struct{})}
+	served := make(chan *Conn, 1)
+	go func() {
+		c, err := Serve(t.Context(), d, admitAll, Config{})
+		if err != nil {
+			t.Error(err)
+		}
+		served <- c
+	}()
+	session, _, err := Dial(t.Context(), a, wire.Hello{}, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent := <-served
+	d.plug.Lock()
+	if err := session.Send(wire.KindHeartbeat, nil); err != nil { // wakes the read that is under way
+		t.Fatal(err)
+	}
+	<-d.waiting
+	session.Close("done")
+	go agent.Send(wire.KindHeartbeat, nil)
+	<-d.failed
+	d.plug.Unlock()
+	<-agent.Done()
+	if !errors.As(agent.Err(), &ByeError{}) {
+		t.Error(agent.Err())
+	}
+}
+
 // silent stops delivering what is written to it once cut.
 type silent struct {
 	net.Conn
