@@ -1,0 +1,213 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"golang.org/x/sys/unix"
+)
+
+// inside makes connections in a pod's network, whatever becomes of the road between this machine and the API server.
+type inside struct{ network *os.File }
+
+// inside opens the network of a pod that is ready.
+func (c *Cluster) inside(t testing.TB, namespace, pod string) inside {
+	t.Helper()
+	p, err := c.Client.CoreV1().Pods(namespace).Get(Limit(t), pod, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := c.Node(t).In(t, p.Status.ContainerStatuses[0].ContainerID)
+	if len(in) == 0 {
+		t.Fatalf("no process of pod %s", pod)
+	}
+	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", in[0].Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return inside{f}
+}
+
+// dial is net.Dialer's DialContext for an address that is no name. Its thread stays in the pod's network, and so ends with
+// its goroutine.
+func (i inside) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	done := make(chan result)
+	go func() {
+		runtime.LockOSThread()
+		if err := unix.Setns(int(i.network.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- result{nil, err}
+			return
+		}
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		done <- result{conn, err}
+	}()
+	r := <-done
+	return r.conn, r.err
+}
+
+// reply is what has become of one request.
+type reply struct {
+	n               int
+	asked, answered time.Time
+	who, host       string // who has answered
+	err             error  // why nobody has
+}
+
+func (r reply) String() string {
+	took := r.answered.Sub(r.asked).Round(time.Millisecond)
+	if r.err != nil {
+		return fmt.Sprintf("%s: #%d lost after %v: %v", r.asked.Format("15:04:05.000"), r.n, took, r.err)
+	}
+	return fmt.Sprintf("%s: #%d by %s@%s after %v", r.asked.Format("15:04:05.000"), r.n, r.who, r.host, took)
+}
+
+// asker asks an address all the time from within a pod, and remembers every answer.
+//
+// Goroutines: one, and one a request; all end with stop.
+type asker struct {
+	client  *http.Client
+	url     string
+	ctx     context.Context
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+
+	mu      sync.Mutex
+	replies []reply
+}
+
+// ask begins; fresh is a connection per request.
+func (i inside) ask(t testing.TB, url string, every, patience time.Duration, fresh bool) *asker {
+	const idle = 64
+	transport := &http.Transport{DialContext: i.dial, DisableKeepAlives: fresh, MaxIdleConnsPerHost: idle}
+	a := &asker{client: &http.Client{Transport: transport, Timeout: patience}, url: url}
+	a.ctx, a.cancel = context.WithCancel(context.Background())
+	a.running.Go(func() {
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for n := 0; ; n++ {
+			a.running.Go(func() { a.once(n) })
+			select {
+			case <-tick.C:
+			case <-a.ctx.Done():
+				return
+			}
+		}
+	})
+	t.Cleanup(func() { a.stop() })
+	return a
+}
+
+func (a *asker) once(n int) {
+	r := reply{n: n, asked: time.Now()}
+	answer, err := a.get(n)
+	r.answered, r.who, r.host, r.err = time.Now(), answer.Who, answer.Host, err
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.replies = append(a.replies, r)
+}
+
+func (a *asker) get(n int) (answer Answer, err error) {
+	response, err := a.client.Get(fmt.Sprintf("%s?n=%d", a.url, n))
+	if err != nil {
+		return answer, err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		return answer, err
+	}
+	if err := json.Unmarshal(text, &answer); err != nil || response.StatusCode != http.StatusOK || answer.Query != fmt.Sprintf("n=%d", n) {
+		return Answer{}, fmt.Errorf("status %d, and not the answer to this request: %.100q", response.StatusCode, text)
+	}
+	return answer, nil
+}
+
+// stop ends the asking; what is under way is waited for. It returns all replies in the order of their questions.
+func (a *asker) stop() []reply {
+	a.cancel()
+	a.running.Wait()
+	a.client.CloseIdleConnections()
+	return a.so()
+}
+
+// so are the replies so far, in the order of their questions.
+func (a *asker) so() []reply {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	all := slices.Clone(a.replies)
+	slices.SortFunc(all, func(a, b reply) int { return a.asked.Compare(b.asked) })
+	return all
+}
+
+var errNobody = errors.New("nobody")
+
+// first waits for an answer by who to a question asked since a time.
+func (a *asker) first(since time.Time, within time.Duration, who string) (reply, error) {
+	for {
+		for _, r := range a.so() {
+			if r.err == nil && r.who == who && !r.asked.Before(since) {
+				if r.answered.After(since.Add(within)) {
+					return r, fmt.Errorf("%s answered only %v later", who, r.answered.Sub(since).Round(time.Millisecond))
+				}
+				return r, nil
+			}
+		}
+		if time.Now().After(since.Add(within)) {
+			return reply{}, fmt.Errorf("%s did not answer within %v: %w; last: %v", who, within, errNobody, a.tail())
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func (a *asker) tail() []reply {
+	const most = 5
+	all := a.so()
+	return all[max(0, len(all)-most):]
+}
+
+// service is the address of a Service.
+func (c *Cluster) service(t testing.TB, namespace, name string) string {
+	t.Helper()
+	s, err := c.Client.CoreV1().Services(namespace).Get(Limit(t), name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.Spec.ClusterIP
+}
+
+// node's number for the agents of a pod: the parent, then the child.
+func (c *Cluster) agents(t testing.TB, pod corev1.Pod) (parent, child int) {
+	t.Helper()
+	all := c.Node(t).Processes(t)
+	for _, p := range all {
+		if strings.HasPrefix(p.Command, "stepin-agent --pod kube/"+string(pod.UID)+"/") {
+			parent = p.Pid
+		}
+	}
+	for _, p := range all {
+		if p.Command == "stepin-agent child" && parentOf(p.Pid) == parent {
+			child = p.Pid
+		}
+	}
+	return parent, child
+}

@@ -1,0 +1,69 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// proc is a process of this machine.
+type proc struct {
+	pid, parent int
+	argv        []string
+}
+
+// parentOf is 0 where there is no such process.
+func parentOf(pid int) int {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, rest, ok := strings.Cut(string(raw), ") ")
+	if f := strings.Fields(rest); err == nil && ok && len(f) > 1 && f[0] != "Z" {
+		parent, _ := strconv.Atoi(f[1]) // of proc_pid_stat(5)
+		return parent
+	}
+	return 0
+}
+
+// family are the descendants of a process.
+func family(pid int) (all []proc) {
+	entries, _ := os.ReadDir("/proc")
+	var everybody []proc
+	for _, e := range entries {
+		if n, err := strconv.Atoi(e.Name()); err == nil {
+			raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", n))
+			everybody = append(everybody, proc{n, parentOf(n), strings.Split(strings.TrimSuffix(string(raw), "\x00"), "\x00")})
+		}
+	}
+	known := map[int]bool{pid: true}
+	for grown := true; grown; {
+		grown = false
+		for _, p := range everybody {
+			if known[p.parent] && !known[p.pid] {
+				known[p.pid] = true
+				all = append(all, p)
+				grown = true
+			}
+		}
+	}
+	return all
+}
+
+// of finds a role among an adapter's descendants; 0 where there is none.
+func of(all []proc, role string) int {
+	dlv := 0
+	for _, p := range all {
+		if len(p.argv) > 1 && p.argv[1] == "dap" && filepath.Base(p.argv[0]) == "dlv" {
+			dlv = p.pid
+		}
+	}
+	for _, p := range all {
+		switch {
+		case role == "holder" && len(p.argv) == 2 && p.argv[1] == "holder",
+			role == "dlv" && p.pid == dlv && dlv != 0,
+			role == "debuggee" && dlv != 0 && p.parent == dlv && len(p.argv) > 1 && p.argv[1] == "serve":
+			return p.pid
+		}
+	}
+	return 0
+}
