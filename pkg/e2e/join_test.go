@@ -23,7 +23,7 @@ import (
 )
 
 // idleTTL is how long the agent of TestJoin outlives its last session: long enough for a second F5, short enough to wait for.
-const idleTTL = 8 * time.Second
+const idleTTL = 6 * time.Second
 
 // developer is one user at a machine of his own: with a runtime directory and a host name that are nobody else's.
 type developer struct {
@@ -99,6 +99,20 @@ func (s *seat) leave() {
 	case <-time.After(ending):
 		s.t.Errorf("%s's session did not end with its program", s.name)
 		_ = s.cmd.Process.Kill()
+	}
+}
+
+// wasStopped checks how the session has ended.
+func (s *seat) wasStopped() {
+	s.t.Helper()
+	select {
+	case <-s.ended:
+	case <-time.After(ending):
+		s.t.Fatal("the stopped session goes on")
+	}
+	if status := s.cmd.ProcessState.ExitCode(); status != 125 ||
+		!strings.HasSuffix(s.stderr.String(), "\nstepin: this session was stopped by its owner, with stepin sessions stop\n") {
+		s.t.Errorf("status %d:\n%s", status, s.stderr.String())
 	}
 }
 
@@ -274,16 +288,8 @@ func TestJoin(t *testing.T) {
 		if who := greeting(t, c.Forward(t, ns, pod.Name, 9000)); who != "web" {
 			t.Errorf("port 9000 is %s's right after", who)
 		}
-		select {
-		case <-second.ended:
-		case <-time.After(ending):
-			t.Fatal("the stopped session goes on")
-		}
+		second.wasStopped()
 		t.Logf("the stopped session has ended after %.2f s", time.Since(answered).Seconds())
-		if status := second.cmd.ProcessState.ExitCode(); status != 125 ||
-			!strings.HasSuffix(second.stderr.String(), "\nstepin: this session was stopped by its owner, with stepin sessions stop\n") {
-			t.Errorf("status %d:\n%s", status, second.stderr.String())
-		}
 		serves(8080, "ada")
 	})
 	t.Run("warm", func(t *testing.T) {
@@ -299,22 +305,38 @@ func TestJoin(t *testing.T) {
 		if now := ada.jobs(); !slices.Equal(now, job) {
 			t.Errorf("Jobs %q, before %q", now, job)
 		}
-		third.leave()
 		var asked []string
-		Eventually(t, Patience, "the audit log has the port-forward", func() bool {
+		Eventually(t, Patience, "the audit log has it", func() bool {
 			asked = nil
 			for _, r := range node.Requests(t, "system:serviceaccount:"+ns+":ada", begun) {
-				if r.Stage == "ResponseComplete" || r.Verb == "watch" {
+				if r.Stage == "ResponseStarted" || r.Verb != "watch" && r.ObjectRef.Subresource == "" { // streams, when they begin
 					asked = append(asked, strings.TrimSuffix(r.Verb+" "+r.ObjectRef.Resource+"/"+r.ObjectRef.Subresource, "/"))
 				}
 			}
-			return slices.Contains(asked, "get pods/portforward")
+			return slices.Contains(asked, "get pods/portforward") && slices.Contains(asked, "watch pods")
 		})
 		slices.Sort(asked)
 		t.Logf("asked of the API server: %q", asked)
 		if got := slices.Compact(slices.Clone(asked)); !slices.Equal(got, []string{"get deployments", "get pods/portforward", "list pods", "watch pods"}) {
 			t.Errorf("a warm start asks %q", got)
 		}
+		// A session that cannot hear it is stopped all the same: it learns it when it is back.
+		if err := third.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		var lost []used
+		Eventually(t, Patience, "the agent has lost the session", func() bool {
+			lost = sessionsOf(ada.sessions(), ada.who())
+			return len(lost) == 1 && lost[0].Lost
+		})
+		serves(8080, "web")
+		if r := ada.run("sessions", "stop", lost[0].ID, "-n", ns); r.Status != 0 {
+			t.Errorf("%+v", r)
+		}
+		if err := third.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		third.wasStopped()
 	})
 	c.LeavesNothing(t, ns, idleTTL+ending)
 }

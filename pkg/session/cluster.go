@@ -291,7 +291,8 @@ func (w *way) open(ctx context.Context, agent podAgent, resume string) (*mux.Con
 	hello := w.c.hello
 	hello.Token, hello.Resume = agent.Token(), resume
 	conn, welcome, err := mux.Dial(ctx, listening, hello, mux.Config{})
-	if said := listening.get(); err != nil && said != nil && (errors.Is(said, kube.ErrAgentGone) || fail.CodeOf(said) != 0) {
+	var words *fail.Error
+	if said := listening.get(); err != nil && (errors.Is(said, kube.ErrAgentGone) || errors.As(said, &words)) {
 		err = said
 	}
 	return conn, welcome, err
