@@ -40,7 +40,7 @@ func (d *demo) pressF5(ctx context.Context) (err error) {
 	wait, cancel := context.WithTimeout(ctx, stealWait)
 	defer cancel()
 	port := fmt.Sprintf("tcp port %d of the pod", service.Port())
-	refused := fmt.Sprintf("tcp port %d stays with the pod", service.Port())
+	refused := fmt.Sprintf("tcp port %d is not taken from the pod", service.Port())
 	for !strings.Contains(d.editor.Output("console"), port) {
 		if said := d.editor.Output("console"); strings.Contains(said, refused) {
 			return fail.New(fail.AgentRefused, "`stepin doctor` says what this machine forbids", "the pod's requests cannot be taken: %s", strings.TrimSpace(said))

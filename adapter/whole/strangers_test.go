@@ -303,7 +303,7 @@ func (s *scene) anothersPort(t *testing.T) {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		_ = cmd.Wait()
 	})
-	logSays(t, &stderr, "tcp port 8080 stays with the pod: port 8080 is held by ")
+	logSays(t, &stderr, "tcp port 8080 is not taken from the pod: port 8080 is held by ")
 	if !regexp.MustCompile(`held by \S+@\S+ since \d\d:\d\d:\d\d UTC`).MatchString(stderr.String()) {
 		t.Errorf("it is not said who and since when: %s", stderr.String())
 	}

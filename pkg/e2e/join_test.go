@@ -256,7 +256,7 @@ func TestJoin(t *testing.T) {
 	t.Run("shared", func(t *testing.T) {
 		second.t = t
 		// His other port is hers. He is told, and what he can have he has.
-		second.says(`tcp port 8080( of pod \S+)? stays with the pod: port 8080 is held by ` + ada.who() + ` since \d\d:\d\d:\d\d UTC`)
+		second.says(`tcp port 8080 is not taken from pod ` + pod.Name + `: port 8080 is held by ` + ada.who() + ` since \d\d:\d\d:\d\d UTC`)
 		serves(9000, "bob")
 		serves(8080, "ada")
 		if now := bob.jobs(); !slices.Equal(now, job) {

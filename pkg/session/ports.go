@@ -268,12 +268,12 @@ func (p *ports) take(ctx context.Context, k portKey, pod uint16, loopback bool) 
 }
 
 func (p *ports) takeFrom(ctx context.Context, l *link, k portKey, pod uint16, loopback bool) {
-	said, told := "", ""
+	said, told, name := "", "", ""
 	l.keep(ctx, stealRetry, func(conn *mux.Conn) error {
 		steal := wire.Steal{Existing: p.s.config.Incoming.Existing,
 			Ports: []wire.Port{{Network: k.network, Port: pod, Loopback: loopback}}}
-		name, ok := p.s.reach.steal(l, &steal)
-		if !ok {
+		var ok bool
+		if name, ok = p.s.reach.steal(l, &steal); !ok {
 			select {
 			case <-conn.Done():
 			case <-ctx.Done():
@@ -300,7 +300,7 @@ func (p *ports) takeFrom(ctx context.Context, l *link, k portKey, pod uint16, lo
 	}, func(err error) {
 		if text := err.Error(); text != said && !errors.Is(err, syscall.ECANCELED) {
 			said, told = text, ""
-			p.s.notice(fmt.Sprintf("%s stays with the pod: %s", describe(k.network, pod, k.number), text))
+			p.s.notice(fmt.Sprintf("%s is not taken from %s: %s", describe(k.network, pod, k.number), name, text))
 		}
 	})
 }
