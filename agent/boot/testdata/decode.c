@@ -1,6 +1,7 @@
-/* decode ROOM [ROUNDS]: the decoder on a machine with a libc, so that sanitizers can watch it: a frame on standard input,
- * its content on standard output. Both areas are exactly as large as they may be used. Exit status 1: the frame is damaged.
- * With ROUNDS it decodes the frame that often, each time cut or changed behind its header at places of its own choice. */
+/* decode ROOM [ROUNDS]: the decoder on a machine with a libc, so that sanitizers can watch it: frames on standard input,
+ * each behind its length, and for each its content on standard output, behind its length or -1 where the frame is damaged;
+ * lengths are of four bytes, this machine's way round. Both areas are exactly as large as they may be used.
+ * With ROUNDS it first decodes each frame that often, each time cut or changed behind its header at places of its own choice. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,20 +31,19 @@ static void spoil(const uchar *frame, unsigned long n, uchar *out, unsigned long
 
 int main(int argc, char **argv)
 {
-	unsigned long room = argc > 1 ? strtoul(argv[1], 0, 10) : 0, n = 0, got;
-	uchar *in = malloc(1 << 24), *exact, *out = malloc(room ? room : 1);
-	if (!in || !out)
-		return 2;
-	while ((got = fread(in + n, 1, (1 << 24) - n, stdin)))
-		n += got;
-	if (!(exact = malloc(n ? n : 1)))
-		return 2;
-	memcpy(exact, in, n);
-	for (long rounds = argc > 2 ? atol(argv[2]) : 0; rounds > 0 && n > 16; rounds--)
-		spoil(exact, n, out, room);
-	long size = lz4(exact, n, out, room);
-	if (size > 0)
-		fwrite(out, 1, (unsigned long)size, stdout);
-	free(in), free(exact), free(out);
-	return size < 0;
+	unsigned long room = argc > 1 ? strtoul(argv[1], 0, 10) : 0;
+	unsigned n;
+	while (fread(&n, sizeof n, 1, stdin) == 1) {
+		uchar *in = malloc(n ? n : 1), *out = malloc(room ? room : 1);
+		if (!in || !out || fread(in, 1, n, stdin) != n)
+			return 2;
+		for (long rounds = argc > 2 ? atol(argv[2]) : 0; rounds > 0 && n > 16; rounds--)
+			spoil(in, n, out, room);
+		int size = (int)lz4(in, n, out, room);
+		fwrite(&size, sizeof size, 1, stdout);
+		if (size > 0)
+			fwrite(out, 1, (unsigned long)size, stdout);
+		free(in), free(out);
+	}
+	return 0;
 }
