@@ -108,7 +108,7 @@ func agentImage(arch string) (v1.Image, error) {
 		return nil, fmt.Errorf("cli: making the image: %w", err)
 	}
 	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(files.Bytes())), nil },
-		tarball.WithMediaType(types.OCILayer))
+		tarball.WithMediaType(types.OCILayer), tarball.WithCompressedCaching) // else it is compressed for its digest, and again
 	if err != nil {
 		return nil, fmt.Errorf("cli: making the image: %w", err)
 	}
