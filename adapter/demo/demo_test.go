@@ -145,30 +145,29 @@ func (p *place) demo(t *testing.T, args ...string) told {
 	return told{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
 }
 
-// clean fails the test if something of the demo is left: a file, or a process that was started in the place.
+// clean fails the test if something of the demo is left: a file, or a process that was started in the place. The agent
+// ends a moment after its last session, and its socket's directory, which is all that shows it here, with it.
 func (p *place) clean(t *testing.T) {
 	t.Helper()
 	left, err := os.ReadDir(p.tmp)
 	must(t, err)
 	for _, e := range left {
 		if e.Name() == ".cache" || e.Name() == "go" || e.Name() == ".config" || e.Name() == fmt.Sprintf("stepin-%d", p.uid) {
-			continue // Go's caches and telemetry; the agent's socket, which goes with it
+			continue // Go's caches and telemetry; the agent's socket
 		}
 		t.Errorf("left: %s", e.Name())
 	}
-	// An agent ends with its last session, a moment later.
-	defer func() {
-		if left, _ := filepath.Glob(filepath.Join(p.tmp, "stepin-*")); len(left) > 0 {
-			t.Errorf("left: %v", left)
-		}
-	}()
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		running := p.running(t)
-		if len(running) == 0 {
+		agents, err := filepath.Glob(filepath.Join(p.tmp, "stepin-*", "*"))
+		must(t, err)
+		dirs, err := filepath.Glob(filepath.Join(p.tmp, "stepin-*"))
+		must(t, err)
+		if len(running) == 0 && len(dirs) == 0 {
 			return
 		}
 		if time.Now().After(end) {
-			t.Errorf("still running: %v", running)
+			t.Errorf("still running: %v; left: %v %v", running, dirs, agents)
 			return
 		}
 	}
