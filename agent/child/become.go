@@ -23,14 +23,22 @@ const Kept = 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH
 func leaveRoot() error {
 	ready, end, ended := make(chan error), make(chan struct{}), make(chan struct{})
 	var dir *os.File
-	go func() {
-		defer close(ended)
-		runtime.LockOSThread() // never unlocked: the thread ends with its goroutine
+	var begin func()
+	begin = func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == os.Getpid() { // the main thread does not end with its goroutine
+			go begin()
+			<-ended
+			runtime.UnlockOSThread()
+			return
+		}
+		defer close(ended) // never unlocked: the thread ends with its goroutine
 		var err error
 		dir, err = os.OpenFile("/proc/thread-self/fdinfo", unix.O_PATH|unix.O_DIRECTORY, 0)
 		ready <- err
 		<-end
-	}()
+	}
+	go begin()
 	err := <-ready
 	if err == nil {
 		defer dir.Close()

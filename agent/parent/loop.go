@@ -68,6 +68,9 @@ func (p *Parent) loop(ctx context.Context) error {
 // its end of the pair is killed.
 func (p *Parent) childEnded() error {
 	p.child.end()
+	if words := p.child.words.String(); words != "" && p.child.cmd.ProcessState.Exited() {
+		return errors.New(words)
+	}
 	return fmt.Errorf("the agent's child ended (%v)", p.child.cmd.ProcessState)
 }
 

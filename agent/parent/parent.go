@@ -117,7 +117,7 @@ func (p *Parent) open() (err error) {
 	}
 	if p.in, err = enter(netns, uts); err != nil {
 		if errors.Is(err, fs.ErrPermission) {
-			return fmt.Errorf("%w hint: run stepin as root, or take a process in a user namespace of yours", err)
+			return fmt.Errorf("%w hint: run stepin as root, or take a process in a user namespace of yours; in a cluster the agent lacks SYS_ADMIN", err)
 		}
 		return err
 	}

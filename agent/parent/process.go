@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -28,6 +30,33 @@ type childProcess struct {
 	log      *slog.Logger
 	handing  atomic.Bool  // receive has a message that the loop has not taken yet
 	silent   atomic.Int32 // pings since the last sign of life
+	words    *lastWords
+}
+
+// lastWords passes on what the child says on its standard error, and keeps the end of it: why it could not become what
+// it was to be.
+type lastWords struct {
+	mu  sync.Mutex
+	end []byte
+}
+
+const maxWords = 1 << 10
+
+func (w *lastWords) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	w.end = append(w.end, b...)
+	w.end = w.end[max(0, len(w.end)-maxWords):]
+	w.mu.Unlock()
+	return os.Stderr.Write(b)
+}
+
+// String is the last line, without the program's name.
+func (w *lastWords) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	text := strings.TrimSpace(string(w.end))
+	line := strings.TrimSpace(text[strings.LastIndexByte(text, '\n')+1:])
+	return printable(strings.TrimPrefix(line, "stepin-agent: "))
 }
 
 const (
@@ -67,15 +96,18 @@ func runChild(in *inside, log *slog.Logger, flags uintptr) (*childProcess, error
 		return nil, err
 	}
 	defer theirs.Close()
+	words := &lastWords{}
 	// This program itself, whatever has happened to its file since.
 	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{"stepin-agent", ChildArg}, Dir: "/",
-		Env: []string{"STEPIN_LOG=" + os.Getenv("STEPIN_LOG")}, Stderr: os.Stderr, ExtraFiles: []*os.File{theirs},
+		Env: []string{"STEPIN_LOG=" + os.Getenv("STEPIN_LOG")}, Stderr: words, ExtraFiles: []*os.File{theirs},
 		SysProcAttr: &syscall.SysProcAttr{Cloneflags: flags, Pdeathsig: syscall.SIGKILL, Setsid: true}}
 	if err := in.do(cmd.Start); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("starting the child: %w", err)
 	}
-	return newChildProcess(cmd, conn, log), nil
+	p := newChildProcess(cmd, conn, log)
+	p.words = words
+	return p, nil
 }
 
 // newChildProcess takes over a process that has been started and its end of the pair.

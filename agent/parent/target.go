@@ -119,7 +119,7 @@ func explain(pid int, err error) error {
 	case errors.Is(err, syscall.ESRCH) || errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("there is no process %d hint: see `ps -e` for its number", pid)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("process %d is not ours to enter (%v) hint: take one of your own processes, or be root", pid, err)
+		return fmt.Errorf("process %d is not ours to enter (%v) hint: take one of your own processes, or be root; in a cluster the agent lacks a capability of docs/cluster.md", pid, err)
 	}
 	return fmt.Errorf("opening process %d: %w", pid, err)
 }
