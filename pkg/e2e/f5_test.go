@@ -266,7 +266,6 @@ func (f *f5) outgoing(t *testing.T) {
 	for what, to := range map[string]string{
 		"a port nobody listens on":              "http://" + stock + ":81/",
 		"a Service without endpoints":           "http://nobody/",
-		"a name that does not exist":            "http://no-such-service/",
 		"a port nobody listens on, of its own":  "http://" + f.home.Status.PodIP + ":81/",
 		"a port nobody listens on, on loopback": "http://127.0.0.1:81/",
 	} {

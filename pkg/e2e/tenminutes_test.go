@@ -45,7 +45,7 @@ var ways = map[string]string{
 	"http": "httpGet: {path: /live, port: http}",
 	"grpc": "grpc: {port: 8080}",
 	"tcp":  "tcpSocket: {port: 8080}",
-	"exec": `exec: {command: [/workload, get, "http://127.0.0.1:8080/"]}`,
+	"exec": `timeoutSeconds: 5, exec: {command: [/workload, get, "http://127.0.0.1:8080/"]}`, // starting a process takes its time
 }
 
 // TestTenMinutes: whoever thinks for long at a breakpoint has no pod restarted, nor taken from its Service, however its
@@ -228,26 +228,21 @@ func (c *Cluster) checks(t *testing.T, namespace string) map[check]int {
 	return got
 }
 
-// checkedBy: kubelet has gone on looking, and has always found what only the pod itself answers. One that looked by a
-// command may have met the debuggee in the instant in which it stopped.
+// checkedBy: kubelet has gone on looking, and has found what only the pod itself answers. One look may fail: a command's
+// may have met the debuggee in the instant in which it stopped, and the machine may be busy.
 func (c *Cluster) checkedBy(t *testing.T, namespace string, before map[check]int) {
 	t.Helper()
+	const spare = 1
+	least := int(standing/probePeriod) - 2 - spare // one at each end
 	now := c.checks(t, namespace)
 	for name := range ways {
 		for _, kind := range []string{"Readiness", "Liveness"} {
 			good, bad := check{name, kind, "successful"}, check{name, kind, "failed"}
-			spare := 0
-			if name == "exec" {
-				spare = 1
+			well, ill := now[good]-before[good], now[bad]-before[bad]
+			if well < least || ill > spare {
+				t.Errorf("%s: %d good %s checks, of at least %d, and %d bad ones", name, well, kind, least, ill)
 			}
-			least := int(standing/probePeriod) - 2 // one at each end
-			if got := now[good] - before[good]; got < least {
-				t.Errorf("%s: %d good %s checks, fewer than %d", name, got, kind, least)
-			}
-			if got := now[bad] - before[bad]; got > spare {
-				t.Errorf("%s: %d bad %s checks", name, got, kind)
-			}
-			t.Logf("%s: %s checks: %d good, %d bad", name, kind, now[good]-before[good], now[bad]-before[bad])
+			t.Logf("%s: %s checks: %d good, %d bad", name, kind, well, ill)
 		}
 	}
 }
