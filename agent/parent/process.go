@@ -113,7 +113,7 @@ func runChild(in *inside, log *slog.Logger, flags uintptr) (*childProcess, error
 // newChildProcess takes over a process that has been started and its end of the pair.
 func newChildProcess(cmd *exec.Cmd, conn *pair.Conn, log *slog.Logger) *childProcess {
 	conn.SendTimeout = sendWait
-	p := &childProcess{cmd: cmd, conn: conn, log: log, messages: make(chan message), done: make(chan struct{})}
+	p := &childProcess{cmd: cmd, conn: conn, log: log, messages: make(chan message), done: make(chan struct{}), words: &lastWords{}}
 	go func() {
 		_ = cmd.Wait()
 		close(p.done)
