@@ -195,18 +195,17 @@ func (c *Cluster) service(t testing.TB, namespace, name string) string {
 	return s.Spec.ClusterIP
 }
 
-// node's number for the agents of a pod: the parent, then the child.
-func (c *Cluster) agents(t testing.TB, pod corev1.Pod) (parent, child int) {
-	t.Helper()
-	all := c.Node(t).Processes(t)
+// agents are the processes of a pod's agent, 0 where there is none.
+func agents(pod corev1.Pod) (parent, child int) {
+	all := everybody()
 	for _, p := range all {
-		if strings.HasPrefix(p.Command, "stepin-agent --pod kube/"+string(pod.UID)+"/") {
-			parent = p.Pid
+		if strings.HasPrefix(strings.Join(p.argv, " "), agent+" --pod kube/"+string(pod.UID)+"/") {
+			parent = p.pid
 		}
 	}
 	for _, p := range all {
-		if p.Command == "stepin-agent child" && parentOf(p.Pid) == parent {
-			child = p.Pid
+		if parent != 0 && p.parent == parent && strings.Join(p.argv, " ") == agent+" child" {
+			child = p.pid
 		}
 	}
 	return parent, child

@@ -186,7 +186,7 @@ func (s *scene) launching() {
 	for _, role := range s.victim.roles {
 		last = cmp.Or(role, last)
 	}
-	for end := time.Now().Add(Patience); s.find(last) == 0; time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(Patience); s.find(last) == 0; time.Sleep(15 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("there is no %s", last)
 		}
@@ -225,7 +225,7 @@ func (s *scene) find(role string) int {
 	s.seen = append(family(s.a.Cmd.Process.Pid), proc{s.a.Cmd.Process.Pid, parentOf(s.a.Cmd.Process.Pid), s.a.Cmd.Args})
 	switch role {
 	case "agent", "agent's child":
-		parent, child := s.c.agents(s.t, s.pod)
+		parent, child := agents(s.pod)
 		if role == "agent" {
 			return parent
 		}

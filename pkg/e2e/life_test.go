@@ -94,9 +94,12 @@ func living(t *testing.T, replicas int, target string) *life {
 		target = "pod/" + l.pods()[0].Name
 	}
 	l.begin(target)
-	l.asks = l.from.ask(t, "http://"+c.service(t, l.ns, "web")+"/", 50*time.Millisecond, 10*time.Second, true)
+	l.asks = l.from.ask(t, l.url(), 50*time.Millisecond, 10*time.Second, true)
 	return l
 }
+
+// url is the Service's, by its address.
+func (l *life) url() string { return "http://" + l.c.service(l.t, l.ns, "web") + "/" }
 
 func (l *life) begin(target string) {
 	t := l.t
@@ -155,11 +158,16 @@ func (l *life) listen() {
 
 // began are the times at which a steal may have begun, with which the connections that the pod's own process had end:
 // shortly before or after the developer has read of it.
-func (l *life) began() (all []time.Time) {
+func (l *life) began() []time.Time {
+	return l.read("now sends its new connections", "the agent is back after")
+}
+
+// read is when the developer has read a line with one of the texts.
+func (l *life) read(texts ...string) (all []time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, h := range l.heard {
-		if strings.Contains(h.line, "now sends its new connections") || strings.Contains(h.line, "the agent is back after") {
+		if slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(h.line, text) }) {
 			all = append(all, h.at)
 		}
 	}
@@ -203,11 +211,11 @@ func (l *life) lines(since int) (lines []string) {
 
 // lost are the requests without an answer: those that were under way at one of the times, each of which lasts for so
 // long; those whose connection was ended because a steal began; and others.
-func (l *life) lost(within time.Duration, at ...time.Time) (underWay, ended, others []reply) {
+func (l *life) lost(replies []reply, within time.Duration, at ...time.Time) (underWay, ended, others []reply) {
 	const clock = 20 * time.Millisecond   // between what is done and when it is done
 	const around = 500 * time.Millisecond // between a steal's beginning and the line that tells of it
 	during := func(r reply, from, to time.Time) bool { return r.asked.Before(to) && r.answered.After(from) }
-	for _, r := range l.asks.so() {
+	for _, r := range replies {
 		switch {
 		case r.err == nil:
 		case slices.ContainsFunc(at, func(m time.Time) bool { return during(r, m.Add(-clock), m.Add(within+clock)) }):
@@ -233,14 +241,19 @@ func (l *life) ends(within time.Duration, at ...time.Time) {
 
 func (l *life) tells(within time.Duration, at ...time.Time) {
 	l.t.Helper()
+	l.tell(l.asks.so(), within, at...)
+}
+
+func (l *life) tell(replies []reply, within time.Duration, at ...time.Time) {
+	l.t.Helper()
 	by, slowest := map[string]int{}, time.Duration(0)
-	for _, r := range l.asks.so() {
+	for _, r := range replies {
 		if r.err == nil {
 			by[r.who]++
 			slowest = max(slowest, r.answered.Sub(r.asked))
 		}
 	}
-	underWay, ended, others := l.lost(within, at...)
+	underWay, ended, others := l.lost(replies, within, at...)
 	l.t.Logf("answered %v, the slowest after %v; lost: %d under way on what was killed, %d on connections that a steal ended, %d others",
 		by, slowest.Round(time.Millisecond), len(underWay), len(ended), len(others))
 	for _, r := range slices.Concat(underWay, ended) {
@@ -447,7 +460,7 @@ func agentsJob(t *testing.T) {
 func agentKilled(t *testing.T) {
 	l := living(t, 1, "deployment/web")
 	before := len(l.console())
-	parent, _ := l.c.agents(t, l.pods()[0])
+	parent, _ := agents(l.pods()[0])
 	at := l.kill(parent)
 	if _, err := l.asks.first(at, quickTime, "web"); err != nil {
 		t.Error(err)

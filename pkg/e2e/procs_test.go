@@ -25,16 +25,21 @@ func parentOf(pid int) int {
 	return 0
 }
 
-// family are the descendants of a process.
-func family(pid int) (all []proc) {
+// everybody is all processes of this machine, those on its node included.
+func everybody() (all []proc) {
 	entries, _ := os.ReadDir("/proc")
-	var everybody []proc
 	for _, e := range entries {
 		if n, err := strconv.Atoi(e.Name()); err == nil {
-			raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", n))
-			everybody = append(everybody, proc{n, parentOf(n), strings.Split(strings.TrimSuffix(string(raw), "\x00"), "\x00")})
+			raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", n)) // it may have ended meanwhile
+			all = append(all, proc{n, parentOf(n), strings.Split(strings.TrimSuffix(string(raw), "\x00"), "\x00")})
 		}
 	}
+	return all
+}
+
+// family are the descendants of a process.
+func family(pid int) (all []proc) {
+	everybody := everybody()
 	known := map[int]bool{pid: true}
 	for grown := true; grown; {
 		grown = false
