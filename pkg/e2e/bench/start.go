@@ -42,9 +42,9 @@ func (b *run) startBed(s *scope, c *e2e.Cluster) bed {
 		s.Fatalf("building the program: %v: %s", err, text)
 	}
 	bed.namespace = c.Namespace(s, "")
-	c.Apply(s, bed.namespace, e2e.Web("web", 1))
-	c.Ready(s, bed.namespace, "deployment/web")
-	bed.local = mainPid(s, c, bed.namespace, c.Pods(s, bed.namespace, "app=web")[0].Name)
+	c.Apply(s, bed.namespace, e2e.Web("web", 1)+"---"+e2e.Web("local", 1)) // a pod takes one agent
+	c.Ready(s, bed.namespace, "deployment/web", "deployment/local")
+	bed.local = mainPid(s, c, bed.namespace, c.Pods(s, bed.namespace, "app=local")[0].Name)
 	return bed
 }
 
