@@ -70,10 +70,11 @@ type Config struct {
 
 // Conn is one channel.
 //
-// Goroutines: yamux's two; accept (ends when the session ends); one a stream that waits for its header (bounded by
+// Goroutines: yamux's two and batch's; accept (ends when the session ends); one a stream that waits for its header (bounded by
 // headerTimeout); readControl, beat and flushCredit (end with done).
 type Conn struct {
 	cfg     Config
+	out     *batch
 	session *yamux.Session
 	control *yamux.Stream
 	sendMu  sync.Mutex // one control message at a time
@@ -113,7 +114,9 @@ func newConn(rw io.ReadWriteCloser, server bool, cfg Config) (*Conn, error) {
 	c := &Conn{cfg: cfg, streams: map[uint32]*Stream{}, requests: make(chan *Request, acceptQueue), done: make(chan struct{})}
 	c.flow.init(cfg.Budget)
 	var err error
-	if c.session, err = open(listening{rw, &c.heard, new(sync.Once), make(chan struct{})}, yc); err != nil {
+	c.out = newBatch(listening{rw, &c.heard, new(sync.Once), make(chan struct{})})
+	if c.session, err = open(c.out, yc); err != nil {
+		c.out.Close()
 		return nil, fmt.Errorf("mux: %v", err)
 	}
 	return c, nil
@@ -276,6 +279,10 @@ func (c *Conn) Close(reason string) error { return c.Bye(wire.Bye{Reason: reason
 // Bye is Close with all that a Bye can say.
 func (c *Conn) Bye(bye wire.Bye) error {
 	_ = c.Send(wire.KindBye, bye)
+	select {
+	case <-c.out.written():
+	case <-c.done:
+	}
 	c.fail(net.ErrClosed)
 	return nil
 }
