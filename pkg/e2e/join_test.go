@@ -195,7 +195,7 @@ func TestJoin(t *testing.T) {
 	}
 	ada := newDeveloper(t, c, ns, "ada", program, Allow([]string{"get"}, "apps", "deployments"), Allow([]string{"get", "create", "delete"}, "batch", "jobs"),
 		Allow([]string{"get", "list", "create", "patch", "delete"}, "", "configmaps"))
-	bob := newDeveloper(t, c, ns, "bob", program)
+	bob := newDeveloper(t, c, ns, "bob", program, Allow([]string{"get"}, "", "configmaps"))
 	c.Ready(t, ns, "deployment/web", "pod/client")
 	pod := c.Pods(t, ns, "app=web")[0]
 	at := func(port int) string { return fmt.Sprintf("http://%s:%d/", pod.Status.PodIP, port) }

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -190,6 +191,7 @@ func TestForeignAgent(t *testing.T) {
 	pod := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "bobs-pod", Namespace: "shop",
 		OwnerReferences: []metav1.OwnerReference{{Kind: "Job", Name: "x", UID: "bobs", Controller: &yes}}}}
 	exec := shopPods + "/bobs-pod/exec"
+	honest := newUpload([]byte("boot"), []byte("the agent for arm64"))
 	for _, test := range []struct {
 		name   string
 		change func(*batchv1.Job)
@@ -202,9 +204,34 @@ func TestForeignAgent(t *testing.T) {
 		{"one part more", func(j *batchv1.Job) {
 			p := j.Spec.Template.Spec.Volumes[0].Projected
 			p.Sources = append(p.Sources, p.Sources[0])
-		}, "the pod has an agent already, which is another version of stepin's", fail.AgentRefused},
+		}, "the pod has an agent already, which was changed by somebody", fail.AgentRefused},
 		{"another node", func(j *batchv1.Job) { j.Spec.Template.Spec.NodeName = "elsewhere" }, "the pod has an agent already, which is for another pod", fail.AgentRefused},
 		{"another container", func(j *batchv1.Job) { j.Labels[labelContainer] = "mesh" }, `the pod has an agent already, for its container "mesh" and not "orders"`, fail.AgentRefused},
+		{"another image", func(j *batchv1.Job) { j.Spec.Template.Spec.Containers[0].Image = "x" }, "the pod has an agent already, which is another version of stepin's", fail.AgentRefused},
+		{"another pod", func(j *batchv1.Job) { j.Spec.Template.Spec.Containers[0].Args[1] = "kube/1/2" }, "the pod has an agent already, which is for another pod", fail.AgentRefused},
+		{"another argument", func(j *batchv1.Job) {
+			j.Spec.Template.Spec.Containers[0].Args = append(j.Spec.Template.Spec.Containers[0].Args, "--x")
+		}, "the pod has an agent already, which is another version of stepin's", fail.AgentRefused},
+		{"an init container", func(j *batchv1.Job) { j.Spec.Template.Spec.InitContainers = j.Spec.Template.Spec.Containers }, "the pod has an agent already, which has other containers in its pod", fail.AgentRefused},
+		{"something over boot", func(j *batchv1.Job) {
+			c := &j.Spec.Template.Spec.Containers[0]
+			c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: "tmp", MountPath: bootPath})
+		}, "the pod has an agent already, which was changed by somebody", fail.AgentRefused},
+		{"another key of ours", func(j *batchv1.Job) {
+			j.Spec.Template.Spec.Volumes[0].Projected.Sources[0].ConfigMap.Items[1].Key = "x"
+		}, "the pod has an agent already, which was changed by somebody", fail.AgentRefused},
+		{"a hook", func(j *batchv1.Job) {
+			j.Spec.Template.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{}}
+		}, "the pod has an agent already, which was changed by somebody", fail.AgentRefused},
+		{"another boot", func(j *batchv1.Job) {
+			j.Spec.Template.Spec.Volumes[0].Projected.Sources[0].ConfigMap.Name = "planted"
+		}, "the pod has an agent already, which is another version of stepin's", fail.AgentRefused},
+		{"boot that may change", func(j *batchv1.Job) {
+			j.Spec.Template.Spec.Volumes[0].Projected.Sources[0].ConfigMap.Name = "mutable"
+		}, "the pod has an agent already, which is another version of stepin's", fail.AgentRefused},
+		{"boot that nobody may see", func(j *batchv1.Job) {
+			j.Spec.Template.Spec.Volumes[0].Projected.Sources[0].ConfigMap.Name = "secret"
+		}, "the pod's agent is somebody else's, and to see whether it can be trusted the right to get configmaps is missing", fail.ClusterForbidden},
 		{"none of ours", func(j *batchv1.Job) { j.Spec.Template.Spec.Containers[0].Args = nil }, "the pod has an agent already, which is none of stepin's", fail.AgentRefused},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -221,16 +248,132 @@ func TestForeignAgent(t *testing.T) {
 					answer(&corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, Items: []corev1.Pod{pod}})(w, r)
 				},
 				"GET " + exec: forbid("create", "pods/exec"), "POST " + exec: forbid("create", "pods/exec"),
+				"GET " + shopMaps + "/" + honest.names[0]: holding(honest.configMap(0, "shop", nil)),
+				"GET " + shopMaps + "/mutable":            holding(honest.configMap(0, "shop", nil), func(m *corev1.ConfigMap) { m.Immutable = nil }),
+				"GET " + shopMaps + "/planted":            holding(honest.configMap(0, "shop", nil), func(m *corev1.ConfigMap) { m.BinaryData["boot"] = []byte("evil") }),
+				"GET " + shopMaps + "/secret":             forbid("get", "configmaps"),
 			})
 			_, err := open(t, s).Agent(limited15(t), agentOptions(t))
 			if err == nil || !strings.HasPrefix(err.Error(), test.err) || fail.CodeOf(err) != test.code || fail.Hint(err) == "" {
 				t.Errorf("%v (%d), hint %q", err, fail.CodeOf(err), fail.Hint(err))
 			}
-			if test.code == fail.AgentRefused && s.count("GET "+exec)+s.count("POST "+exec) > 0 {
+			if test.name != "no right to exec" && s.count("GET "+exec)+s.count("POST "+exec) > 0 {
 				t.Error("a token was asked for")
 			}
 		})
 	}
+}
+
+// holding answers with a ConfigMap, changed.
+func holding(m *corev1.ConfigMap, change ...func(*corev1.ConfigMap)) http.HandlerFunc {
+	m = m.DeepCopy()
+	m.TypeMeta, m.UID = metav1.TypeMeta{Kind: "ConfigMap", APIVersion: "v1"}, "there"
+	for _, f := range change {
+		f(m)
+	}
+	return answer(m)
+}
+
+// What is found under the name of a ConfigMap of ours is used only if it is ours and stays so: whoever may create ConfigMaps
+// would otherwise choose what runs as root on the node.
+func TestPlanted(t *testing.T) {
+	u := newUpload([]byte("boot"), []byte("the agent for arm64"))
+	honest := u.configMap(0, "shop", nil)
+	for name, change := range map[string]func(*corev1.ConfigMap){
+		"the same":         nil,
+		"another boot":     func(m *corev1.ConfigMap) { m.BinaryData["boot"] = []byte("evil") },
+		"another agent":    func(m *corev1.ConfigMap) { m.BinaryData["agent.0"] = nil },
+		"one key more":     func(m *corev1.ConfigMap) { m.BinaryData["agent.1"] = []byte("evil") },
+		"boot as text":     func(m *corev1.ConfigMap) { m.Data = map[string]string{"boot": "evil"} },
+		"it can change":    func(m *corev1.ConfigMap) { no := false; m.Immutable = &no },
+		"it is on its way": func(m *corev1.ConfigMap) { m.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var mu sync.Mutex
+			var made []string
+			there := holding(honest)
+			if change != nil {
+				there = holding(honest, change)
+			}
+			s := agentServer(t, map[string]http.HandlerFunc{
+				"GET " + shopMaps + "/" + honest.Name: there,
+				"POST " + shopMaps: func(w http.ResponseWriter, r *http.Request) {
+					raw, _ := io.ReadAll(r.Body)
+					var m corev1.ConfigMap
+					if _, _, err := scheme.Codecs.UniversalDeserializer().Decode(raw, nil, &m); err != nil || m.Name == honest.Name {
+						refusing(409, "AlreadyExists", "exists")(w, r)
+						return
+					}
+					mu.Lock()
+					made = append(made, m.Name)
+					mu.Unlock()
+					r.Body = io.NopCloser(bytes.NewReader(raw))
+					echoing(w, r)
+				},
+			})
+			var job batchv1.Job
+			s.handlers["POST "+shopJobs] = func(w http.ResponseWriter, r *http.Request) {
+				raw, _ := io.ReadAll(r.Body)
+				if r.URL.Query().Get("dryRun") == "" {
+					if _, _, err := scheme.Codecs.UniversalDeserializer().Decode(raw, nil, &job); err != nil {
+						t.Error(err)
+					}
+				}
+				r.Body = io.NopCloser(bytes.NewReader(raw))
+				echoing(w, r)
+			}
+			a, err := open(t, s).Agent(limited15(t), agentOptions(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = a.Discard(limited15(t)) }()
+			taken := job.Spec.Template.Spec.Volumes[0].Projected.Sources[0].ConfigMap.Name
+			if change == nil && (taken != honest.Name || len(made) > 0) {
+				t.Errorf("it takes %s, and made %q", taken, made)
+			}
+			if change != nil && (taken == honest.Name || !slices.Equal(made, []string{taken})) {
+				t.Errorf("it takes %s, and made %q", taken, made)
+			}
+		})
+	}
+}
+
+// A ConfigMap that vanished after it was looked at, and that somebody else has put his own in the place of, ends the Job that
+// would have executed it.
+func TestPlantedLate(t *testing.T) {
+	u := newUpload([]byte("boot"), []byte("the agent for arm64"))
+	at := shopMaps + "/" + u.names[0]
+	made := 0
+	ended := make(chan struct{})
+	s := agentServer(t, map[string]http.HandlerFunc{
+		"POST " + shopMaps: func(w http.ResponseWriter, r *http.Request) {
+			if made++; made > 1 {
+				refusing(409, "AlreadyExists", "exists")(w, r)
+				return
+			}
+			echoing(w, r)
+		},
+		"PATCH " + at: refusing(422, "Invalid", "metadata.uid: field is immutable"),
+		"GET " + at:   holding(u.configMap(0, "shop", nil), func(m *corev1.ConfigMap) { m.BinaryData["boot"] = []byte("evil") }),
+		"DELETE " + shopJobs + "/" + agentName(exampleTarget().UID): func(w http.ResponseWriter, r *http.Request) {
+			select {
+			case <-ended:
+			default:
+				close(ended)
+			}
+			answer(&metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Success"})(w, r)
+		},
+	})
+	a, err := open(t, s).Agent(limited15(t), agentOptions(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-ended:
+	case <-limited15(t).Done():
+		t.Error("the Job is left")
+	}
+	_ = a.Discard(limited15(t))
 }
 
 // What the cluster says of an agent that does not come up is what the user reads, at once.

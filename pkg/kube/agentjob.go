@@ -206,12 +206,12 @@ func (a *Agent) makeJob(ctx context.Context, o jobOptions, arch string) error {
 		if err != nil {
 			return err
 		}
-		o.agent, o.parts, o.arch = u.hash, u.names, arch
 		a.made.upload = u
 		a.o.Progress("sending the agent")
-		if _, err := a.c.send(ctx, namespace, u); err != nil {
+		if err := a.c.send(ctx, namespace, u); err != nil {
 			return a.c.explain(err, "sending the agent to namespace %s", namespace)
 		}
+		o.agent, o.parts, o.arch = u.hash, u.names, arch
 	}
 	job, err := agentJob(o)
 	if err != nil {
@@ -251,8 +251,14 @@ func (a *Agent) makeJob(ctx context.Context, o jobOptions, arch string) error {
 // left behind goes.
 func (c *Cluster) settle(ctx context.Context, job *batchv1.Job, u *upload) {
 	if u != nil {
-		if err := c.adopt(ctx, job, u); err != nil {
+		err := c.adopt(ctx, job, u)
+		if err != nil {
 			c.log.Debug("kube: owning the agent's ConfigMaps", "err", err)
+		}
+		if errors.Is(err, errForeign) { // nobody knows which the node has got
+			if err := c.removeJob(ctx, job.Namespace, job.Name); err != nil {
+				c.log.Debug("kube: removing the agent's Job", "err", err)
+			}
 		}
 	}
 	if err := c.sweep(ctx, job.Namespace, job.CreationTimestamp.Time); err != nil {
@@ -287,7 +293,7 @@ func (a *Agent) joinJob(ctx context.Context) error {
 		}
 		return a.cold(ctx)
 	}
-	if err := a.trusted(job); err != nil {
+	if err := a.trusted(ctx, job.ObjectMeta, job.Spec.Template.Spec); err != nil {
 		return err
 	}
 	a.rung, a.says = rungJob, rungJob.says()
@@ -325,68 +331,6 @@ func finished(job *batchv1.Job) bool {
 		}
 	}
 	return false
-}
-
-// trusted checks that what runs under the name of our Job is the agent that we would have started: on the target's node,
-// for that very pod and container, and of our own bytes. A token is only ever got from such a one.
-func (a *Agent) trusted(job *batchv1.Job) error {
-	who := job.Annotations[noteWho]
-	refuse := func(what string) error {
-		return fail.New(fail.AgentRefused, "wait until it is gone, or ask "+firstNonEmpty(who, "whoever has started it"),
-			"the pod has an agent already, which %s (started by %s at %s)", what, firstNonEmpty(who, "somebody"), job.CreationTimestamp.Format(time.TimeOnly))
-	}
-	spec := job.Spec.Template.Spec
-	if len(spec.Containers) != 1 || listening(spec.Containers[0].Args) == 0 {
-		return refuse("is none of stepin's")
-	}
-	c := spec.Containers[0]
-	if its := job.Labels[labelContainer]; its != a.o.Pod.Container {
-		return otherContainer(its, a.o.Pod.Container)
-	}
-	if job.Labels[labelPod] != a.o.Pod.UID || spec.NodeName != a.o.Pod.Node || !strings.HasPrefix(argument(c.Args, "--pod"), "kube/"+a.o.Pod.UID+"/") {
-		return refuse("is for another pod")
-	}
-	if a.o.Config.Image != "" {
-		if c.Image != a.o.Config.Image {
-			return refuse("is of the image " + c.Image + " and not " + a.o.Config.Image)
-		}
-		return nil
-	}
-	for _, arch := range []string{"amd64", "arm64"} { // the node knows which; either is ours
-		if u, err := a.parts(arch); err == nil && mounts(spec, u.names) && len(c.Command) == 1 && c.Command[0] == bootPath {
-			return nil
-		}
-	}
-	return refuse("is another version of stepin's")
-}
-
-// mounts says that what a pod executes are these ConfigMaps and nothing else.
-func mounts(spec corev1.PodSpec, names []string) bool {
-	for _, v := range spec.Volumes {
-		if v.Projected == nil {
-			continue
-		}
-		if len(v.Projected.Sources) != len(names) {
-			return false
-		}
-		for i, s := range v.Projected.Sources {
-			if s.ConfigMap == nil || s.ConfigMap.Name != names[i] {
-				return false
-			}
-		}
-		return true
-	}
-	return false
-}
-
-// argument is the value behind a flag.
-func argument(args []string, flag string) string {
-	for i, a := range args {
-		if a == flag && i+1 < len(args) {
-			return args[i+1]
-		}
-	}
-	return ""
 }
 
 // outlive removes a Job that is at its end and waits until it is gone.

@@ -52,6 +52,7 @@ var needs = []need{
 	{"", "pods/ephemeralcontainers", []string{"patch"}, forEphemeral, "adding the agent to the pod"},
 	{"", "pods/attach", []string{"get", "create"}, forCarried, "carrying the agent there"},
 	{"", "pods/exec", []string{"get", "create"}, forJoining, "a token of one's own"},
+	{"", "configmaps", []string{"get"}, forJoining, "seeing that the agent's pod runs nothing else, unless agent.image names one"},
 	{"", "pods", []string{"create"}, forComfort, "asking beforehand whether a policy admits the agent's pod; none is created"},
 	{"", "events", []string{"list", "watch"}, forComfort, "saying why an agent does not start"},
 }

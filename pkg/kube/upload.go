@@ -1,11 +1,15 @@
 package kube
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"sync"
 	"time"
@@ -27,17 +31,24 @@ const (
 	orphanAge = 2 * time.Minute
 	// sweepLimit bounds how many are looked at in one session.
 	sweepLimit = 500
+	// sendTries bounds the tries to find names that nobody has put something else under: no second one is guessed.
+	sendTries = 3
 )
+
+// errForeign: a ConfigMap has a name of ours and is none of ours. To create ConfigMaps is a lesser right than to run what is
+// in them as root on a node, so what is there already is looked at before it is used.
+var errForeign = errors.New("kube: a ConfigMap with a name of stepin's holds something else")
 
 // upload is the agent on its way: what is put into ConfigMaps, and by which hash it is known.
 type upload struct {
 	hash  string // of boot and all parts, 32 hex digits
 	names []string
 	data  []map[string][]byte
+	uids  []types.UID // of the ConfigMaps that send has made or looked at
 }
 
-// newUpload cuts the agent into parts. The names come from the content: who uses the same stepin shares them, and what is
-// found under such a name is what it says, since it is immutable and the API server keeps it.
+// newUpload cuts the agent into parts. The names come from the content: who uses the same stepin shares them. That what is
+// found under such a name is what it says is not to be taken for granted: see send.
 func newUpload(boot, frame []byte) *upload {
 	sum := sha256.New()
 	sum.Write(boot)
@@ -52,10 +63,23 @@ func newUpload(boot, frame []byte) *upload {
 		}
 		n := min(room, len(frame))
 		part["agent."+strconv.Itoa(i)], frame = frame[:n], frame[n:]
-		u.names = append(u.names, fmt.Sprintf("stepin-%s-%d", u.hash, i))
 		u.data = append(u.data, part)
 	}
+	u.name("")
 	return u
+}
+
+// name gives the parts their names, which suffix is to tell from others of the same content.
+func (u *upload) name(suffix string) {
+	u.names, u.uids = nil, make([]types.UID, len(u.data))
+	for i := range u.data {
+		u.names = append(u.names, fmt.Sprintf("stepin-%s%s-%d", u.hash, suffix, i))
+	}
+}
+
+// is says that a ConfigMap holds these parts' number i and always will.
+func (u *upload) is(m *corev1.ConfigMap, i int) bool {
+	return m.Immutable != nil && *m.Immutable && m.DeletionTimestamp == nil && len(m.Data) == 0 && maps.EqualFunc(m.BinaryData, u.data[i], bytes.Equal)
 }
 
 func (u *upload) configMap(i int, namespace string, owner *batchv1.Job) *corev1.ConfigMap {
@@ -77,41 +101,58 @@ func ownedBy(job *batchv1.Job) metav1.OwnerReference {
 	return metav1.OwnerReference{APIVersion: "batch/v1", Kind: "Job", Name: job.Name, UID: job.UID}
 }
 
-// send creates the ConfigMaps, all at once. Those that exist are the same. It returns the API server's own time.
+// send creates the ConfigMaps, all at once. What exists already is taken only if it is the same for good; else all parts get
+// other names.
 //
 // They come before the Job, and so without an owner: kubelet looks for a pod's volumes the moment it sees the pod, and
 // tries again only after half a second and more, so a Job before its ConfigMaps would start slower. An owner must exist
 // before it can own, so adopt comes after the Job; what a session that died in between leaves is swept by the next.
-func (c *Cluster) send(ctx context.Context, namespace string, u *upload) (now time.Time, err error) {
-	var mu sync.Mutex
-	err = each(len(u.names), func(i int) error {
-		made, err := c.client.CoreV1().ConfigMaps(namespace).Create(ctx, u.configMap(i, namespace, nil), metav1.CreateOptions{})
-		if apierrors.IsAlreadyExists(err) {
-			return nil
+func (c *Cluster) send(ctx context.Context, namespace string, u *upload) error {
+	for n := 1; ; n++ {
+		err := each(len(u.names), func(i int) error { return c.put(ctx, u.configMap(i, namespace, nil), u, i) })
+		if !errors.Is(err, errForeign) || n == sendTries {
+			return err
 		}
-		if err == nil {
-			mu.Lock()
-			defer mu.Unlock()
-			now = made.CreationTimestamp.Time
+		raw := make([]byte, 8)
+		_, _ = rand.Read(raw) // never fails (crypto/rand)
+		u.name("-" + hex.EncodeToString(raw))
+		c.log.Debug("kube: the agent goes by another name", "err", err, "names", u.names)
+	}
+}
+
+// put creates one ConfigMap, or finds that it is there.
+func (c *Cluster) put(ctx context.Context, m *corev1.ConfigMap, u *upload, i int) error {
+	maps := c.client.CoreV1().ConfigMaps(m.Namespace)
+	made, err := maps.Create(ctx, m, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		made, err = maps.Get(ctx, m.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) { // it went just now
+			made, err = maps.Create(ctx, m, metav1.CreateOptions{})
 		}
-		return err
-	})
-	return now, err
+		if err == nil && !u.is(made, i) {
+			return fmt.Errorf("%w: %s", errForeign, m.Name)
+		}
+	}
+	if err == nil {
+		u.uids[i] = made.UID
+	}
+	return err
 }
 
 // adopt makes the Job an owner of each ConfigMap, beside others' Jobs that use it: it goes with the last of them. One that
-// went with its last owner just now is made again, before kubelet asks a second time.
+// went with its last owner just now is made again, before kubelet asks a second time. errForeign: somebody has put something
+// else in its place.
 func (c *Cluster) adopt(ctx context.Context, job *batchv1.Job, u *upload) error {
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"ownerReferences": []metav1.OwnerReference{ownedBy(job)}}})
-	if err != nil {
-		return fmt.Errorf("kube: owning the agent's ConfigMaps: %w", err)
-	}
 	maps := c.client.CoreV1().ConfigMaps(job.Namespace)
 	return each(len(u.names), func(i int) error {
-		// A strategic merge adds to the list, by UID.
-		_, err := maps.Patch(ctx, u.names[i], types.StrategicMergePatchType, patch, metav1.PatchOptions{})
-		if apierrors.IsNotFound(err) {
-			_, err = maps.Create(ctx, u.configMap(i, job.Namespace, job), metav1.CreateOptions{})
+		// A strategic merge adds to the list, by UID. A ConfigMap of another UID makes it invalid.
+		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": u.uids[i], "ownerReferences": []metav1.OwnerReference{ownedBy(job)}}})
+		if err != nil {
+			return fmt.Errorf("kube: owning the agent's ConfigMaps: %w", err)
+		}
+		_, err = maps.Patch(ctx, u.names[i], types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+		if apierrors.IsNotFound(err) || apierrors.IsInvalid(err) {
+			err = c.put(ctx, u.configMap(i, job.Namespace, job), u, i)
 		}
 		return err
 	})
