@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/stepin-dev/stepin/pkg/mux"
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
@@ -33,10 +35,18 @@ const containerID = "4c01db0b339c4c01db0b339c4c01db0b339c4c01db0b339c4c01db0b33%
 
 func newKubePod(t *testing.T) *kubePod {
 	t.Helper()
-	if ordinary() {
-		t.Skip("an ordinary user may not make the cgroups by which a container is found")
-	}
 	k := &kubePod{t: t, uid: fmt.Sprintf("0f5b1c9e-7a41-4d5f-9d39-%012x", os.Getpid())}
+	if !ownRoot() {
+		k.makeCgroups()
+	}
+	k.testPod = servePod(t)
+	k.pause = k.run(0, "sleep", "1000")
+	k.join(k.pid, 1)
+	return k
+}
+
+func (k *kubePod) makeCgroups() {
+	k.t.Helper()
 	for _, hierarchy := range []string{"systemd", "pids", "freezer", "unified", ""} {
 		dir := filepath.Join("/sys/fs/cgroup", hierarchy, "stepin-test", "pod"+k.uid)
 		if os.MkdirAll(dir, 0o755) == nil {
@@ -47,24 +57,28 @@ func newKubePod(t *testing.T) *kubePod {
 		}
 	}
 	if k.cgroups == "" {
-		t.Skip("this machine has no cgroup hierarchy that could be written")
+		k.t.Skip("this machine has no cgroup hierarchy that could be written")
 	}
-	t.Cleanup(func() {
+	k.t.Cleanup(func() {
 		for i := range 16 {
 			_ = os.Remove(filepath.Join(k.cgroups, fmt.Sprintf(containerID, i)))
 		}
 		_ = os.Remove(k.cgroups)
 		_ = os.Remove(filepath.Dir(k.cgroups))
 	})
-	k.testPod = servePod(t)
-	k.pause = k.run(0, "sleep", "1000")
-	k.join(k.pid, 1)
-	return k
 }
 
-// join puts a process into a container.
+// join puts a process into a container. Who may make no cgroups has it look so: by a mount over what /proc says.
 func (k *kubePod) join(pid, container int) {
 	k.t.Helper()
+	if ownRoot() {
+		text := filepath.Join(k.t.TempDir(), "cgroup")
+		err := os.WriteFile(text, fmt.Appendf(nil, "0::/kubepods/pod%s/"+containerID+"\n", k.uid, container), 0o444)
+		if err = errors.Join(err, unix.Mount(text, fmt.Sprintf("/proc/%d/cgroup", pid), "", unix.MS_BIND, "")); err != nil {
+			k.t.Fatal(err)
+		}
+		return
+	}
 	dir := filepath.Join(k.cgroups, fmt.Sprintf(containerID, container))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		k.t.Fatal(err)
@@ -82,7 +96,11 @@ func (k *kubePod) run(container int, argv ...string) *exec.Cmd {
 		from = k.pause.Process.Pid
 	}
 	cmd := exec.Command("nsenter", append([]string{"-t", strconv.Itoa(from), "-n", "-u", "-m", "--"}, argv...)...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), spareEnv + "=pod's user", actorEnv + "=" + sparePrefix + k.root}
+	user := "pod's user"
+	if ownRoot() {
+		user = "root, as the pod's is"
+	}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), spareEnv + "=" + user, actorEnv + "=" + sparePrefix + k.root}
 	cmd.Stderr = k.t.Output()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -117,7 +135,7 @@ func newKubeAgent(t *testing.T, pod string, args ...string) (*testAgent, string)
 	a := agentOf(t)
 	a.network, a.socket = "tcp", l.Addr().String()
 	l.Close()
-	cmd := exec.Command("unshare", append([]string{"-m", agentBinary, "--pod", pod}, args...)...)
+	cmd := exec.Command("unshare", append([]string{"-m", "--propagation", "slave", agentBinary, "--pod", pod}, args...)...)
 	return a, a.start(cmd)
 }
 
@@ -146,6 +164,9 @@ func joinAgent(a *testAgent, args ...string) (string, error) {
 // TestContainerRestart: the agent finds the container's process, follows it to its successor without breaking a
 // connection, and leaves with the sandbox.
 func TestContainerRestart(t *testing.T) {
+	if !asRoot(t) {
+		return
+	}
 	k := newKubePod(t)
 	a := startKubeAgent(t, k.name(1), "--ttl", "1m")
 	s := a.join("one", "")
@@ -174,7 +195,11 @@ func TestContainerRestart(t *testing.T) {
 	// Another executable is not followed without the session's word.
 	_, _ = next.Process.Kill(), next.Wait()
 	until(t, 5*time.Second, "the end is seen", func() bool { return strings.Count(a.err.String(), "the target has ended") == 2 })
-	other := k.run(4, "setpriv", "--reuid", "1000", "--regid", "1000", "--groups", "2000", "sleep", "1000")
+	sleep := []string{"setpriv", "--reuid", "1000", "--regid", "1000", "--groups", "2000", "sleep", "1000"}
+	if ownRoot() {
+		sleep = []string{"sleep", "1000"}
+	}
+	other := k.run(4, sleep...)
 	until(t, time.Second, "it runs", func() bool { return statusOf(t, other.Process.Pid)["Name"] == "sleep" })
 	time.Sleep(300 * time.Millisecond)
 	if n := strings.Count(a.err.String(), "took the target's place"); n != 1 {
@@ -214,6 +239,9 @@ func TestContainerRestart(t *testing.T) {
 
 // TestKubeRefusals: what is no container, and what has its node's network.
 func TestKubeRefusals(t *testing.T) {
+	if !asRoot(t) {
+		return
+	}
 	k := newKubePod(t)
 	if _, refusal := newKubeAgent(t, k.name(9)); !strings.Contains(refusal, "has no process on this node") || !strings.Contains(refusal, "gVisor") {
 		t.Errorf("no such container: %q", refusal)
@@ -237,6 +265,9 @@ func TestKubeRefusals(t *testing.T) {
 // TestJoin: the right to run something in the agent's container brings a token, and nothing else does. Sessions of
 // different tokens see each other and cannot stop each other.
 func TestJoin(t *testing.T) {
+	if !asRoot(t) {
+		return
+	}
 	k := newKubePod(t)
 	a := startKubeAgent(t, k.name(1), "--ttl", "1m")
 	ada := a.join("ada", "")
@@ -285,6 +316,9 @@ func TestJoin(t *testing.T) {
 
 // TestIdle: without a session it ends of itself, after the time it was given and with success.
 func TestIdle(t *testing.T) {
+	if !asRoot(t) {
+		return
+	}
 	k := newKubePod(t)
 	a := startKubeAgent(t, k.name(1), "--ttl", "300ms")
 	s := a.join("one", "")

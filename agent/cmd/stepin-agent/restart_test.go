@@ -2,6 +2,8 @@ package main
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,8 +30,8 @@ func TestSuccessor(t *testing.T) {
 		if _, err := s.open(wire.KindLstat, wire.Path{Path: "/app/file"}, &attr); err != nil || attr.Size != 5 {
 			t.Errorf("a file: %+v, %v", attr, err)
 		}
-		if a.childPid() != old || s.Err() != nil || strings.HasSuffix(s.describe().Target, "(tests)") == false {
-			t.Errorf("child %d, was %d; session %v", a.childPid(), old, s.Err())
+		if a.childPid() != old || s.Err() != nil || !strings.HasSuffix(s.describe().Target, "("+filepath.Base(os.Args[0])+")") {
+			t.Errorf("child %d, was %d; session %v, %q", a.childPid(), old, s.Err(), s.describe().Target)
 		}
 	} else {
 		<-s.Done()

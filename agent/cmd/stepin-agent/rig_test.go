@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -21,6 +22,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/stepin-dev/stepin/pkg/mux"
 	"github.com/stepin-dev/stepin/pkg/wire"
@@ -46,6 +49,12 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if ownRoot() { // what it mounts its agents see, and nobody else
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	os.Exit(testMain(m))
 }
 
@@ -70,40 +79,61 @@ func testMain(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "building the agent: %v\n%s", err, out)
 		return 1
 	}
-	return m.Run()
+	code := m.Run()
+	if code == 0 && os.Getuid() == 0 && flag.Lookup("test.list").Value.String() == "" {
+		if err := runOrdinary(dir); err != nil {
+			fmt.Printf("FAIL: as uid %d: %v\n", nobody, err)
+			return 1
+		}
+	}
+	return code
 }
 
-// TestOrdinaryUser runs all other tests again as a user without rights, where this run has them.
-func TestOrdinaryUser(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("this run is an ordinary user's already")
-	}
-	dir := publicDir(t)
-	self := filepath.Join(dir, "tests")
+// runOrdinary runs the same tests again as a user without rights.
+func runOrdinary(dir string) error {
+	self, private := filepath.Join(dir, "tests"), filepath.Join(dir, "private")
 	raw, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
+	if err = errors.Join(err, os.WriteFile(self, raw, 0o755), os.Mkdir(private, 0o700), os.Chown(private, nobody, nobody)); err != nil {
+		return err
 	}
-	if err := os.WriteFile(self, raw, 0o755); err != nil {
-		t.Fatal(err)
+	var args []string
+	for _, a := range os.Args[1:] {
+		if !strings.HasPrefix(a, "-test.coverprofile") && !strings.HasPrefix(a, "-test.gocoverdir") && !strings.HasPrefix(a, "-test.testlogfile") {
+			args = append(args, a)
+		}
 	}
-	private := filepath.Join(dir, "private")
-	if err := os.Mkdir(private, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chown(private, nobody, nobody); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self, "-test.v", "-test.timeout=5m", "-test.skip=^TestOrdinaryUser$")
+	fmt.Printf("=== the same as uid %d\n", nobody)
+	cmd := exec.Command(self, args...)
 	cmd.Dir = "/"
-	cmd.Env = []string{"STEPIN_TEST_USER=1", "STEPIN_TEST_AGENT=" + agentBinary, "TMPDIR=" + private, "PATH=" + os.Getenv("PATH")}
+	cmd.Env = []string{"STEPIN_TEST_AGENT=" + agentBinary, "TMPDIR=" + private, "PATH=" + os.Getenv("PATH")}
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-	out, err := cmd.CombinedOutput()
-	t.Logf("%s", out)
-	if err != nil {
-		t.Fatal(err)
-	}
+	return cmd.Run()
 }
+
+// ownEnv says that this run is in namespaces of an ordinary user's, as their root.
+const ownEnv = "STEPIN_TEST_OWN_NAMESPACES"
+
+// asRoot is for tests that need root's rights. An ordinary user's run again in namespaces whose root he is; there no other
+// user is to be had, and what a test wants of one is chosen by ownRoot. It says whether the test is to go on here.
+func asRoot(t *testing.T) bool {
+	t.Helper()
+	if !ordinary() {
+		return true
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=2m")
+	cmd.Env = append(os.Environ(), ownEnv+"=1", "STEPIN_TEST_AGENT="+agentBinary)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}}
+	out, err := cmd.CombinedOutput()
+	if t.Logf("%s", out); err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+		t.Errorf("in namespaces of its own: %v", err)
+	}
+	return false
+}
+
+func ownRoot() bool { return os.Getenv(ownEnv) != "" }
 
 // publicDir is a directory that every user may enter.
 func publicDir(t *testing.T) string {
@@ -123,7 +153,7 @@ func ordinary() bool { return os.Getuid() != 0 }
 
 // rank tells the actor, who is root in its own user namespace, whose pod it is: "" for root's.
 func rank() string {
-	if ordinary() {
+	if ordinary() || ownRoot() {
 		return "ordinary"
 	}
 	return ""
