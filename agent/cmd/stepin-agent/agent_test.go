@@ -364,7 +364,7 @@ func TestChild(t *testing.T) {
 	got := statusOf(t, child)
 	want := map[string]string{"NoNewPrivs": "1", "CapInh": "0000000000000000", "CapAmb": "0000000000000000"}
 	if ordinary() {
-		want["CapEff"], want["CapPrm"] = "000000000000000f", "000000000000000f" // the target is root of its user namespace
+		want["CapEff"], want["CapPrm"] = "0000000000000006", "0000000000000006" // of the target, root of its user namespace, what reads files (child.Kept)
 	} else {
 		want["Uid"], want["Gid"], want["Groups"] = "1000 1000 1000 1000", "1000 1000 1000 1000", "2000"
 		want["CapEff"], want["CapPrm"] = "0000000000000000", "0000000000000000"
