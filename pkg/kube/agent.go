@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/stepin-dev/stepin/pkg/config"
 	"github.com/stepin-dev/stepin/pkg/fail"
@@ -57,6 +58,7 @@ type Agent struct {
 	t       ticket
 	ready   net.Conn    // a connection that was opened while looking whether the agent is there
 	w       *agentWatch // nil once it has answered
+	heard   bool        // it has answered
 	failure error       // of a connection that ended before the agent's first byte
 
 	made   made       // by this call
@@ -66,9 +68,11 @@ type Agent struct {
 // made is what a start has made, for Discard.
 type made struct {
 	namespace, job string
+	uid            types.UID // of the Job
 	upload         *upload
 	cancel         context.CancelFunc // of the sending to an ephemeral container
-	settle         func()             // ends the tidying up beside the start, and waits for that
+	settled        <-chan struct{}    // closed when the tidying up beside the start has ended
+	hurry          context.CancelFunc // ends that
 }
 
 // Agent finds the agent of a pod and joins it, or makes one. It does not wait until the agent runs: Dial does.
@@ -231,11 +235,14 @@ func (a *Agent) Steals() bool { return rungTable[a.rung].steals }
 // Says is what works and what does not, for the start message, one line each.
 func (a *Agent) Says() []string { return a.says }
 
-// Discard removes what this call has made, after a start that failed. A running agent that others may use is left
-// alone; it goes by itself. The context bounds it.
+// Discard removes what this call has made, after a start that failed. An agent that has come up is left alone, since others
+// may have joined it by now; it goes by itself. The context bounds it.
 func (a *Agent) Discard(ctx context.Context) error {
 	a.mu.Lock()
+	up := a.heard
 	if a.w != nil {
+		s := a.w.state()
+		up = up || !a.w.ephemeral && s.up && !s.ended // a container that waits for the agent to arrive is none
 		a.w.stop()
 		a.w = nil
 	}
@@ -249,12 +256,22 @@ func (a *Agent) Discard(ctx context.Context) error {
 	if m.cancel != nil {
 		m.cancel()
 	}
-	if m.settle != nil {
-		m.settle()
+	if m.hurry != nil {
+		if !up {
+			m.hurry()
+		}
+		select {
+		case <-m.settled:
+		case <-ctx.Done():
+			m.hurry()
+		}
+	}
+	if up {
+		return nil
 	}
 	var errs []error
 	if m.job != "" {
-		errs = append(errs, a.c.removeJob(ctx, m.namespace, m.job))
+		errs = append(errs, a.c.removeJob(ctx, m.namespace, m.job, m.uid))
 	}
 	if m.upload != nil { // what the Job owns goes with it; what it does not own yet, here
 		errs = append(errs, a.c.abandon(ctx, m.namespace, m.upload))
@@ -403,10 +420,14 @@ func (a *Agent) joinEphemeral(ctx context.Context, e *corev1.EphemeralContainer)
 	if a.t.Port == 0 {
 		return fail.New(fail.AgentRefused, "", "container %s of the pod is named like an agent and is none", e.Name)
 	}
+	if err := a.trustedInside(e); err != nil {
+		return err
+	}
 	a.w = a.c.newAgentWatch(ctx, a.o.Pod.Namespace, e.Name, true)
 	a.w.watchPod(a.o.Pod.Name)
 	if err := a.askToken(ctx, a.joinCommand(e.Stdin)); err != nil {
 		a.w.stop()
+		a.w = nil
 		return err
 	}
 	return nil

@@ -161,6 +161,7 @@ func (a *Agent) late(ctx context.Context, s state) error {
 func (a *Agent) answered() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.heard = true
 	if a.w == nil {
 		return
 	}

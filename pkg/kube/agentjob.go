@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -233,12 +235,12 @@ func (a *Agent) makeJob(ctx context.Context, o jobOptions, arch string) error {
 		}
 		return a.c.explain(err, "creating the agent's Job")
 	}
-	a.made.job = created.Name
+	a.made.job, a.made.uid = created.Name, created.UID
 	w.found(created.UID)
 	upload := a.made.upload
 	settling, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyWait)
 	settled := make(chan struct{})
-	a.made.settle = func() { cancel(); <-settled }
+	a.made.settled, a.made.hurry = settled, cancel
 	go func() {
 		defer close(settled)
 		defer cancel()
@@ -256,7 +258,7 @@ func (c *Cluster) settle(ctx context.Context, job *batchv1.Job, u *upload) {
 			c.log.Debug("kube: owning the agent's ConfigMaps", "err", err)
 		}
 		if errors.Is(err, errForeign) { // nobody knows which the node has got
-			if err := c.removeJob(ctx, job.Namespace, job.Name); err != nil {
+			if err := c.removeJob(ctx, job.Namespace, job.Name, job.UID); err != nil {
 				c.log.Debug("kube: removing the agent's Job", "err", err)
 			}
 		}
@@ -287,7 +289,13 @@ func (a *Agent) joinJob(ctx context.Context) error {
 	if err != nil {
 		return a.c.explain(err, "looking at the pod's agent")
 	}
-	if finished(job) {
+	var pod *corev1.Pod
+	for i := range pods.Items {
+		if controller(pods.Items[i].OwnerReferences).UID == job.UID {
+			pod = &pods.Items[i]
+		}
+	}
+	if finished(job) || pod != nil && stuck(pod) {
 		if err := a.outlive(ctx, job); err != nil {
 			return err
 		}
@@ -303,21 +311,30 @@ func (a *Agent) joinJob(ctx context.Context) error {
 	w.watchJob(job.Name, a.o.Pod.UID)
 	w.found(job.UID)
 	a.w = w
-	for i := range pods.Items {
-		if controller(pods.Items[i].OwnerReferences).UID == job.UID {
-			a.t.Pod = pods.Items[i].Name
+	joined := false
+	defer func() {
+		if !joined {
+			w.stop()
+			a.w = nil
 		}
-	}
-	if a.t.Pod == "" {
-		if a.t.Pod, err = a.podName(ctx, w); err != nil {
+	}()
+	if pod == nil {
+		if _, err = a.podName(ctx, w); err != nil {
 			return err
 		}
+		if pod, err = a.c.client.CoreV1().Pods(namespace).Get(ctx, a.t.Pod, metav1.GetOptions{}); err != nil {
+			return a.c.explain(err, "looking at the pod's agent")
+		}
 	}
-	if err := a.askToken(ctx, a.joinCommand(false)); err != nil {
-		w.stop()
+	if made, err := a.shape(pod.ObjectMeta, pod.Spec); err != nil {
 		return err
+	} else if !slices.Equal(made, parts(job.Spec.Template.Spec)) {
+		return a.foreign(otherVersion, pod.Annotations[noteWho], pod.CreationTimestamp.Time)
 	}
-	return nil
+	a.t.Pod = pod.Name
+	err = a.askToken(ctx, a.joinCommand(false))
+	joined = err == nil
+	return err
 }
 
 // finished says that a Job's pod has ended or is ending.
@@ -333,10 +350,20 @@ func finished(job *batchv1.Job) bool {
 	return false
 }
 
+// stuck says that an agent's pod waits for what time alone does not bring.
+func stuck(p *corev1.Pod) bool {
+	for _, s := range p.Status.ContainerStatuses {
+		if s.Name == agentContainer && s.State.Waiting != nil && hopeless[s.State.Waiting.Reason] {
+			return true
+		}
+	}
+	return false
+}
+
 // outlive removes a Job that is at its end and waits until it is gone.
 func (a *Agent) outlive(ctx context.Context, job *batchv1.Job) error {
 	a.o.Progress("waiting for the end of the pod's former agent")
-	if err := a.c.removeJob(ctx, job.Namespace, job.Name); err != nil {
+	if err := a.c.removeJob(ctx, job.Namespace, job.Name, job.UID); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, goneWait)
@@ -357,12 +384,12 @@ func (a *Agent) outlive(ctx context.Context, job *batchv1.Job) error {
 	}
 }
 
-// removeJob deletes a Job and its pod. In the foreground: as long as the pod is there, and with it an agent that has not
-// let go of the target, the Job's name is taken, and whoever comes next waits.
-func (c *Cluster) removeJob(ctx context.Context, namespace, name string) error {
+// removeJob deletes a Job and its pod, if it is still that one. In the foreground: as long as the pod is there, and with it
+// an agent that has not let go of the target, the Job's name is taken, and whoever comes next waits.
+func (c *Cluster) removeJob(ctx context.Context, namespace, name string, uid types.UID) error {
 	last := metav1.DeletePropagationForeground
-	err := c.client.BatchV1().Jobs(namespace).Delete(ctx, name, metav1.DeleteOptions{PropagationPolicy: &last})
-	if apierrors.IsNotFound(err) {
+	err := c.client.BatchV1().Jobs(namespace).Delete(ctx, name, metav1.DeleteOptions{PropagationPolicy: &last, Preconditions: &metav1.Preconditions{UID: &uid}})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil
 	}
 	if err != nil {

@@ -21,15 +21,28 @@ const otherVersion = "is another version of stepin's"
 // for that very pod and container, with nothing else in its pod, and of our own bytes. A token is only ever got from such a
 // one. meta and spec are the Job's and its template's, or its pod's.
 func (a *Agent) trusted(ctx context.Context, meta metav1.ObjectMeta, spec corev1.PodSpec) error {
-	refuse := func(what string) error {
-		return a.foreign(what, meta.Annotations[noteWho], meta.CreationTimestamp.Time)
+	names, err := a.shape(meta, spec)
+	if err != nil || names == nil {
+		return err
+	}
+	same, err := a.carries(ctx, agentNamespace(a.o.Config, a.o.Pod), names)
+	if err == nil && !same {
+		err = a.foreign(otherVersion, meta.Annotations[noteWho], meta.CreationTimestamp.Time)
+	}
+	return err
+}
+
+// shape is trusted's look at the specification alone; names are the ConfigMaps that the agent is made of, nil with an image.
+func (a *Agent) shape(meta metav1.ObjectMeta, spec corev1.PodSpec) (names []string, err error) {
+	refuse := func(what string) ([]string, error) {
+		return nil, a.foreign(what, meta.Annotations[noteWho], meta.CreationTimestamp.Time)
 	}
 	if len(spec.Containers) != 1 || listening(spec.Containers[0].Args) == 0 {
 		return refuse("is none of stepin's")
 	}
 	its := spec.Containers[0]
 	if c := meta.Labels[labelContainer]; c != a.o.Pod.Container {
-		return otherContainer(c, a.o.Pod.Container)
+		return nil, otherContainer(c, a.o.Pod.Container)
 	}
 	if meta.Labels[labelPod] != a.o.Pod.UID || spec.NodeName != a.o.Pod.Node || !strings.HasPrefix(argument(its.Args, "--pod"), "kube/"+a.o.Pod.UID+"/") {
 		return refuse("is for another pod")
@@ -45,7 +58,7 @@ func (a *Agent) trusted(ctx context.Context, meta metav1.ObjectMeta, spec corev1
 	}
 	ours, err := agentTemplate(jo)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	want := ours.Spec.Containers[0]
 	switch {
@@ -55,14 +68,46 @@ func (a *Agent) trusted(ctx context.Context, meta metav1.ObjectMeta, spec corev1
 		return refuse(otherVersion)
 	case !equality.Semantic.DeepEqual(spec.Volumes, ours.Spec.Volumes), !equality.Semantic.DeepEqual(its.VolumeMounts, want.VolumeMounts), meddled(&its):
 		return refuse("was changed by somebody")
-	case jo.parts == nil:
-		return nil
 	}
-	same, err := a.carries(ctx, agentNamespace(a.o.Config, a.o.Pod), jo.parts)
-	if err == nil && !same {
-		err = refuse(otherVersion)
+	return jo.parts, nil
+}
+
+// trustedInside checks the same of a container in the target's own pod. What was carried into it nobody can look at; that
+// takes the right to attach to the pod, which is as good as being in it.
+func (a *Agent) trustedInside(e *corev1.EphemeralContainer) error {
+	its := corev1.Container(e.EphemeralContainerCommon)
+	refuse := func(what string) error {
+		return a.foreign(what, argument(e.Args, "--who"), startedAt(a.o.Pod.Spec, e.Name))
 	}
-	return err
+	jo := jobOptions{pod: a.o.Pod, config: a.o.Config}
+	if e.Stdin {
+		jo.config.Image = ""
+	} else if jo.config.Image == "" || its.Image != jo.config.Image {
+		return refuse("is of the image " + its.Image + " and not " + firstNonEmpty(jo.config.Image, "carried into the target's own"))
+	}
+	want, err := agentEphemeral(jo, a.rung, 0)
+	if err != nil {
+		return err
+	}
+	switch {
+	case !strings.HasPrefix(argument(its.Args, "--pod"), "kube/"+a.o.Pod.UID+"/"):
+		return refuse("is for another pod")
+	case its.Image != want.Image || !slices.Equal(its.Command, want.Command) || !sameArgs(its.Args, want.Args):
+		return refuse(otherVersion)
+	case len(its.VolumeMounts) > 0 || meddled(&its):
+		return refuse("was changed by somebody")
+	}
+	return nil
+}
+
+// startedAt is when an ephemeral container began, the zero time if it has not.
+func startedAt(p *corev1.Pod, name string) time.Time {
+	for _, s := range p.Status.EphemeralContainerStatuses {
+		if s.Name == name && s.State.Running != nil {
+			return s.State.Running.StartedAt.Time
+		}
+	}
+	return time.Time{}
 }
 
 // foreign is the end of joining an agent that is not what we would have started.

@@ -141,7 +141,8 @@ func TestJoinByPod(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			s := agentServer(t, map[string]http.HandlerFunc{"POST " + shopJobs: forbid("create", "jobs"), "POST " + shopPods: forbid("create", "pods"),
 				"PATCH " + shopAdd: forbid("patch", "pods/ephemeralcontainers"), "GET " + shopPods: podLists(test.pods...),
-				exec: forbid("create", "pods/exec"), "POST" + strings.TrimPrefix(exec, "GET"): forbid("create", "pods/exec")})
+				"GET " + shopMaps + "/" + u.names[0]: holding(u.configMap(0, "shop", nil)),
+				exec:                                 forbid("create", "pods/exec"), "POST" + strings.TrimPrefix(exec, "GET"): forbid("create", "pods/exec")})
 			_, err := open(t, s).Agent(limited15(t), agentOptions(t))
 			if err == nil || !strings.HasPrefix(err.Error(), test.err) || fail.Hint(err) == "" {
 				t.Error(err)
