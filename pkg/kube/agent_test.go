@@ -195,7 +195,7 @@ func TestDialEndsEarly(t *testing.T) {
 	}{
 		{"quota", shopEvents, "ADDED", event("Job", "made-here", "Warning", "FailedCreate", "Error creating: exceeded quota"), "Error creating: exceeded quota"},
 		{"image", shopPods, "MODIFIED", container(corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "no such host"}}), "its container: ErrImagePull (no such host)"},
-		{"its own last words", shopPods, "MODIFIED", container(corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Message: "log\nstepin-agent: no room\n"}}), "stepin-agent: no room"},
+		{"its own last words", shopPods, "MODIFIED", container(corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Message: "log\nstepin-agent: no room\n"}}), "no room"},
 		{"node", shopPods, "MODIFIED", withStatus(corev1.PodStatus{Phase: corev1.PodFailed, Reason: "OutOfcpu", Message: "too small"}), "the node: OutOfcpu (too small)"},
 		{"deleted", shopPods, "DELETED", withStatus(corev1.PodStatus{}), ""}, // in which words depends on whether it was made before
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"regexp"
+	"strings"
 	"sync"
 	"time"
 
@@ -42,7 +43,9 @@ func (a *Agent) Dial(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &agentConn{a: a, until: time.Now().Add(agentWait), conn: conn}, nil
+	p := &agentConn{a: a, until: time.Now().Add(agentWait), conn: conn, done: make(chan struct{})}
+	go p.mind()
+	return p, nil
 }
 
 // open makes one port-forward, as soon as there is something to forward to.
@@ -141,6 +144,10 @@ func (a *Agent) gone(words string) error {
 		return errNoShell(a.o.Pod)
 	}
 	hint := "kubectl get events -n " + a.t.Namespace + " shows more"
+	words, its, ok := strings.Cut(strings.TrimPrefix(words, "stepin-agent: "), " hint: ") // as the agent's main writes them
+	if ok {
+		hint = its
+	}
 	return fail.Wrap(fail.AgentStart, agentGone{words}, hint, "the agent for pod %s is not there", a.o.Pod.Name)
 }
 
@@ -183,13 +190,21 @@ func (a *Agent) Failure() error {
 // maxHello bounds what is kept to be written again, in bytes: a hello has some hundred.
 const maxHello = 64 << 10
 
+// mute is how long an agent that runs may say nothing until its connection is taken for lost.
+const mute = 5 * time.Second
+
 // agentConn is a connection that is opened anew until its first byte comes. One reader and one writer may use it at once.
+//
+// Goroutine: mind; it ends with the first byte, or with the connection.
 type agentConn struct {
 	a     *Agent
 	until time.Time
+	done  chan struct{} // closed when the agent has said something, or this is closed
+	once  sync.Once
 
 	mu       sync.Mutex
 	conn     net.Conn
+	over     net.Conn     // which end has ended
 	hello    bytes.Buffer // written so far; kept until heard
 	heard    bool
 	shut     bool
@@ -214,11 +229,12 @@ func (p *agentConn) Read(b []byte) (int, error) {
 			p.mu.Lock()
 			p.heard, p.hello = true, bytes.Buffer{}
 			p.mu.Unlock()
+			p.once.Do(func() { close(p.done) })
 			p.a.answered()
 			return n, err
 		}
 		// An end before the first byte is an agent that died at once, or a node that closed where others refuse.
-		if !starting(err) && !errors.Is(err, ErrPodGone) && !errors.Is(err, io.EOF) {
+		if !starting(err) && !errors.Is(err, ErrPodGone) && !errors.Is(err, io.EOF) && !p.ended(conn) {
 			return n, err
 		}
 		if err := p.again(conn); err != nil {
@@ -228,6 +244,54 @@ func (p *agentConn) Read(b []byte) (int, error) {
 			return 0, err
 		}
 	}
+}
+
+// mind ends connections of which nothing comes: a node does not always say that what it forwarded to has gone, but the
+// pod's state does. Read then finds out what there is to say, or tries again.
+func (p *agentConn) mind() {
+	tick := time.NewTicker(mute)
+	defer tick.Stop()
+	var minded net.Conn
+	for {
+		p.a.mu.Lock()
+		w := p.a.w
+		p.a.mu.Unlock()
+		if w == nil {
+			return
+		}
+		s := w.state()
+		if s.words != "" || s.ended || time.Now().After(p.until) {
+			p.end()
+		}
+		select {
+		case <-p.done:
+			return
+		case <-s.change:
+		case <-tick.C:
+			if conn, _ := p.current(); s.up && conn == minded {
+				p.end()
+			} else {
+				minded = conn
+			}
+		}
+	}
+}
+
+// end ends the connection below.
+func (p *agentConn) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.heard && p.over != p.conn {
+		p.over = p.conn
+		_ = p.conn.Close()
+	}
+}
+
+// ended says that it was end which ended a connection.
+func (p *agentConn) ended(conn net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.over == conn && !p.shut
 }
 
 // again takes the place of a connection that was refused.
@@ -298,6 +362,7 @@ func (p *agentConn) Close() error {
 	p.shut = true
 	conn := p.conn
 	p.mu.Unlock()
+	p.once.Do(func() { close(p.done) })
 	return conn.Close()
 }
 

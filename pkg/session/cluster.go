@@ -290,12 +290,22 @@ func (w *way) open(ctx context.Context, agent podAgent, resume string) (*mux.Con
 	listening := &lastError{Conn: raw}
 	hello := w.c.hello
 	hello.Token, hello.Resume = agent.Token(), resume
-	conn, welcome, err := mux.Dial(ctx, listening, hello, mux.Config{})
+	conn, welcome, err := mux.Dial(ctx, listening, hello, w.channel())
 	var words *fail.Error
 	if said := listening.get(); err != nil && (errors.Is(said, kube.ErrAgentGone) || errors.As(said, &words)) {
 		err = said
 	}
 	return conn, welcome, err
+}
+
+// channel has patience with an agent that has yet to start: kube knows when there is no hope.
+func (w *way) channel() mux.Config {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.agent == nil {
+		return mux.Config{Hello: clusterTry}
+	}
+	return mux.Config{}
 }
 
 // discard removes what a start has made that came to nothing, whatever has become of ctx.
