@@ -216,6 +216,7 @@ func TestContainerRestart(t *testing.T) {
 	// A container that does not come back is waited for as long as the sandbox is there.
 	_, _ = other.Process.Kill(), other.Wait()
 	_, _ = sidecar.Process.Kill(), sidecar.Wait()
+	until(t, 5*time.Second, "the end is seen", func() bool { return strings.Count(a.err.String(), "the target has ended") == 3 })
 	if _, err := s.open(wire.KindLstat, wire.Path{Path: "/app/file"}, nil); !errors.Is(err, syscall.EIO) && !errors.Is(err, syscall.ESTALE) {
 		t.Errorf("a file of no container: %v", err)
 	}
