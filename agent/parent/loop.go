@@ -53,6 +53,10 @@ func (p *Parent) loop(ctx context.Context) error {
 			j.answer <- p.tokens.mint(p.table.Uses)
 		case <-p.ended:
 			p.targetEnded()
+		case <-p.sandbox:
+			if p.sandbox = p.target.sandboxEnd(); !p.target.sandbox(os.Getpid(), p.child.cmd.Process.Pid) {
+				return p.retire(podGone)
+			}
 		case <-searching:
 			if done, err := p.follow(); done || err != nil {
 				return err
@@ -63,6 +67,8 @@ func (p *Parent) loop(ctx context.Context) error {
 		}
 	}
 }
+
+var podGone = pair.Retire{Reason: "the pod has gone, and the agent with it"}
 
 // childEnded is the end of the parent, too: without it the steal would go nowhere. A child that has only broken or closed
 // its end of the pair is killed.
@@ -142,7 +148,7 @@ func (p *Parent) follow() (done bool, err error) {
 		if p.target.sandbox(os.Getpid(), p.child.cmd.Process.Pid) {
 			return false, nil
 		}
-		return true, p.retire(pair.Retire{Reason: "the pod has gone, and the agent with it"})
+		return true, p.retire(podGone)
 	}
 	if _, ok := p.table.Next(); time.Since(p.gone) < successorWait && (ok || !p.table.Idle() || !p.joined) {
 		return false, nil

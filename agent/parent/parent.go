@@ -57,7 +57,7 @@ const (
 
 // Parent is the parent's state. Everything but the goroutines named belongs to Run's.
 //
-// Goroutines: Run's; inside's thread; the lock's and the joining's; three a child (process.go); one that waits for the target's end.
+// Goroutines: Run's; inside's thread; the lock's and the joining's; three a child (process.go); one that waits for the target's end, one for the sandbox's.
 type Parent struct {
 	Options
 	in       *inside
@@ -72,8 +72,9 @@ type Parent struct {
 	trace    *os.File
 	table    *lease.Table
 	child    *childProcess
-	ended    chan struct{} // closed when the target has ended; nil while there is none
-	gone     time.Time     // when it ended; zero while there is one
+	ended    chan struct{}   // closed when the target has ended; nil while there is none
+	sandbox  <-chan struct{} // closed when the pod's first process has ended; nil where none is known
+	gone     time.Time       // when it ended; zero while there is one
 	// goneTicks is gone as processes' starts count.
 	goneTicks uint64
 	looked    time.Time // when its successor was looked for
@@ -97,6 +98,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := p.newChild(false); err != nil {
 		return err
 	}
+	p.sandbox = p.target.sandboxEnd()
 	return p.loop(ctx)
 }
 
