@@ -22,8 +22,11 @@ const (
 	// agentWait bounds an agent's start from the first call to its first answer: 0.6 to 0.9 s where nothing is pulled; an
 	// image of 5 MB from a slow registry takes its time.
 	agentWait = 90 * time.Second
-	// pollEvery is the time between two tries to reach an agent that starts; each answers in 8 to 30 ms.
+	// pollEvery is the time between two tries to reach an agent that starts; each answers in 8 to 30 ms. It does so for
+	// pollSoon, which most starts are within, and grows to pollMax then: one that pulls an image takes a minute.
 	pollEvery = 25 * time.Millisecond
+	pollSoon  = 3 * time.Second
+	pollMax   = time.Second
 	// goneWait bounds the wait for the end of a predecessor: its grace period is a second, and the node has work to do.
 	goneWait = 30 * time.Second
 	// tidyWait bounds what is done when nobody waits any more.
@@ -112,7 +115,7 @@ func (a *Agent) warm(ctx context.Context) (bool, error) {
 	}
 	r, ok := rungByName(t.Rung)
 	if ok && t.Target == a.o.Pod.Container && (r != rungJob || a.o.Config.Mode != "ephemeral") && (r == rungJob || a.o.Config.Mode != "pod") {
-		conn, err := a.c.Forward(ctx, t.Namespace, t.Pod, t.Port)
+		conn, err := a.c.patient(ctx, t)
 		switch {
 		case err == nil && a.alive(r, t):
 			if a.o.Steal && !rungTable[r].steals {
@@ -359,6 +362,7 @@ func (a *Agent) joinCommand(carried bool) []string {
 
 // askToken has the running agent make a token for us: who may run a command in its container may do all that it does.
 func (a *Agent) askToken(ctx context.Context, command []string) error {
+	p := newPace(0)
 	for {
 		out, err := a.c.Exec(ctx, a.t.Namespace, a.t.Pod, a.t.Container, command)
 		var exit *ExitError
@@ -372,17 +376,20 @@ func (a *Agent) askToken(ctx context.Context, command []string) error {
 		case ctx.Err() != nil:
 			return a.unanswered(ctx)
 		case errors.As(err, &exit) && arriving(exit):
+			if overdue(a.o.Pod.Spec, a.t.Container) {
+				return errNoArrival
+			}
 		case errors.As(err, &exit):
 			return fail.New(fail.AgentRefused, "", "the agent that runs for this pod gave no token: %s", lastLine(exit.Stderr))
 		case errors.Is(err, ErrPodGone):
 			return fmt.Errorf("kube: joining: %w", ErrAgentGone)
-		case !starting(err):
+		case !starting(err) && !errors.Is(err, errOverload):
 			if fail.CodeOf(err) == fail.ClusterForbidden {
 				return errNoExec(a.t.Namespace)
 			}
 			return err
 		}
-		if err := a.pause(ctx, a.w); err != nil {
+		if err := a.pause(ctx, a.w, p.next(err)); err != nil {
 			if ctx.Err() != nil {
 				return a.unanswered(ctx)
 			}
@@ -428,6 +435,9 @@ func (a *Agent) joinEphemeral(ctx context.Context, e *corev1.EphemeralContainer)
 	if err := a.askToken(ctx, a.joinCommand(e.Stdin)); err != nil {
 		a.w.stop()
 		a.w = nil
+		if errors.Is(err, errNoArrival) {
+			return a.cold(ctx)
+		}
 		return err
 	}
 	return nil

@@ -43,7 +43,7 @@ func (a *Agent) Dial(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &agentConn{a: a, until: time.Now().Add(agentWait), conn: conn, done: make(chan struct{})}
+	p := &agentConn{a: a, until: time.Now().Add(agentWait), pace: newPace(pollSoon), conn: conn, done: make(chan struct{})}
 	go p.mind()
 	return p, nil
 }
@@ -57,6 +57,7 @@ func (a *Agent) open(ctx context.Context) (net.Conn, error) {
 	if ready != nil {
 		return ready, nil
 	}
+	p := newPace(pollSoon)
 	for {
 		pod, err := a.podName(ctx, w)
 		if err != nil {
@@ -68,11 +69,11 @@ func (a *Agent) open(ctx context.Context) (net.Conn, error) {
 			return conn, nil
 		case errors.Is(err, ErrPodGone) && (w == nil || w.ephemeral):
 			return nil, a.gone("its pod does not exist any more")
-		case errors.Is(err, ErrPodGone), starting(err): // a new pod may not have reached this API server
+		case errors.Is(err, ErrPodGone), starting(err), errors.Is(err, errOverload): // a new pod may not have reached this API server
 		default:
 			return nil, err
 		}
-		if err := a.pause(ctx, w); err != nil {
+		if err := a.pause(ctx, w, p.next(err)); err != nil {
 			return nil, err
 		}
 	}
@@ -104,7 +105,7 @@ func (a *Agent) podName(ctx context.Context, w *agentWatch) (string, error) {
 }
 
 // pause waits a little, less if something has happened that ends the waiting.
-func (a *Agent) pause(ctx context.Context, w *agentWatch) error {
+func (a *Agent) pause(ctx context.Context, w *agentWatch, little time.Duration) error {
 	var s state
 	if w != nil {
 		s = w.state()
@@ -119,7 +120,7 @@ func (a *Agent) pause(ctx context.Context, w *agentWatch) error {
 		return err
 	case <-s.change:
 		return nil
-	case <-time.After(pollEvery):
+	case <-time.After(little):
 		return nil
 	}
 }
@@ -199,6 +200,7 @@ const mute = 5 * time.Second
 type agentConn struct {
 	a     *Agent
 	until time.Time
+	pace  *pace         // of again
 	done  chan struct{} // closed when the agent has said something, or this is closed
 	once  sync.Once
 
@@ -305,7 +307,7 @@ func (p *agentConn) again(old net.Conn) error {
 	if w == nil { // it has answered once, or runs since before us
 		return p.a.gone("nothing listens there any more")
 	}
-	if err := p.a.pause(ctx, w); err != nil {
+	if err := p.a.pause(ctx, w, p.pace.next(nil)); err != nil {
 		return err
 	}
 	conn, err := p.a.open(ctx)

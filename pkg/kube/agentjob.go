@@ -41,7 +41,7 @@ func (c *Cluster) probe(ctx context.Context, o jobOptions) (*probed, error) {
 		o.agent, o.parts = o.config.Image, nil
 	}
 	var calls []func() error
-	var overtaken atomic.Bool
+	var overtaken, mute atomic.Bool
 	if o.config.Mode != "ephemeral" {
 		job, err := agentJob(o)
 		if err != nil {
@@ -66,6 +66,9 @@ func (c *Cluster) probe(ctx context.Context, o jobOptions) (*probed, error) {
 			})
 		}
 	}
+	if o.config.Image == "" && o.config.Mode != "pod" {
+		calls = append(calls, func() error { mute.Store(!c.mayAttach(ctx, o.pod.Namespace)); return nil })
+	}
 	if o.config.Image == "" {
 		calls = append(calls, func() error {
 			if node, err := c.client.CoreV1().Nodes().Get(ctx, o.pod.Node, metav1.GetOptions{}); err == nil && node.Status.NodeInfo.Architecture != "" {
@@ -76,6 +79,11 @@ func (c *Cluster) probe(ctx context.Context, o jobOptions) (*probed, error) {
 	}
 	err := each(len(calls), func(i int) error { return calls[i]() })
 	p.overtaken = overtaken.Load()
+	for r := rungNet; r <= rungBare && mute.Load(); r++ {
+		if p.answers[r].admitted {
+			p.answers[r] = ruling{right: "create pods/attach in namespace " + o.pod.Namespace}
+		}
+	}
 	return p, err
 }
 

@@ -3,12 +3,14 @@ package kube
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
 	"time"
 
+	authv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,16 +25,32 @@ import (
 // seccomp unconfined and RuntimeDefault).
 var netCapabilities = []corev1.Capability{"BPF", "NET_ADMIN", "NET_RAW", "SYS_PTRACE"}
 
+// arrivalWait bounds the wait for the agent in its container: longer than any client tries (agentWait), since a client that
+// has died says nothing. arrivalSeconds is the same for the script.
+const (
+	arrivalWait    = 120 * time.Second
+	arrivalSeconds = "120"
+)
+
 // Without an image of ours the agent comes through the container's standard input, in an image that is the target's own:
 // it must have sh, cat and chmod, and a directory that may be written to and executed from. The scripts look for one
 // in the same places. What is written is gone with the ephemeral container: its file system is its own.
+//
+// The watchdog must leave no process behind, since those would be the target's first process's to reap. Without a sleep in
+// the image there is none.
 const (
 	placesScript = `for d in /tmp /var/tmp /dev/shm /run "$HOME" ""; do f=$d/.stepin-agent; `
 	arriveScript = placesScript +
 		`(printf '#!/bin/sh\nexit 0\n' >"$f" && chmod 700 "$f" && "$f") 2>/dev/null && break; f=; done; ` +
 		`if [ -z "$f" ]; then echo "no directory of this image may be written to and executed from" >&2; exit 1; fi; ` +
-		`cat >"$f" && exec "$f" "$@"`
+		`exec 3<&0; late=; trap 'late=1; kill "$c"' ALRM; ` +
+		`(trap 'kill $!; wait; exit' TERM; exec 3<&-; sleep ` + arrivalSeconds + ` & wait $! && kill -ALRM $$) 2>/dev/null & w=$!; ` +
+		`cat <&3 >"$f" & c=$!; wait "$c"; r=$?; kill "$w" 2>/dev/null; wait "$w"; trap - ALRM; exec 3<&-; ` +
+		`if [ -n "$late" ]; then echo "` + neverArrived + `" >&2; exit 1; fi; ` +
+		`[ "$r" = 0 ] || exit "$r"; exec "$f" "$@"`
 	joinScript = placesScript + `[ -x "$f" ] && exec "$f" "$@"; done; echo "the agent's file is not there" >&2; exit 1`
+
+	neverArrived = "whoever has added this container did not send the agent within " + arrivalSeconds + " s"
 )
 
 // agentEphemeral is the container of a rung. n counts those of ours that the pod has had: a name cannot be used twice,
@@ -137,6 +155,25 @@ func (c *Cluster) patchEphemeral(ctx context.Context, pod Pod, container *corev1
 // arriving says that a joiner came before the agent's file was whole: nobody executes what is being written to.
 func arriving(e *ExitError) bool {
 	return strings.Contains(e.Stderr, "Text file busy") || strings.Contains(e.Stderr, "the agent's file is not there")
+}
+
+// errNoArrival: a container waits for an agent that nobody will send any more.
+var errNoArrival = errors.New("kube: the agent of the pod never arrived")
+
+// overdue says that a container of which a joiner has heard that its agent is arriving has waited too long for that. Its own
+// watchdog ends it, unless its image has no sleep.
+func overdue(p *corev1.Pod, container string) bool {
+	began := startedAt(p, container)
+	return !began.IsZero() && time.Since(began) > arrivalWait
+}
+
+// mayAttach asks for the right to send the agent to a container: without it the container would wait in vain, and its entry
+// stays in the pod for ever. A cluster that does not answer that is believed to allow it.
+func (c *Cluster) mayAttach(ctx context.Context, namespace string) bool {
+	answer, err := c.client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, &authv1.SelfSubjectAccessReview{
+		Spec: authv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authv1.ResourceAttributes{
+			Namespace: namespace, Verb: "create", Resource: "pods", Subresource: "attach"}}}, metav1.CreateOptions{})
+	return err != nil || answer.Status.Allowed
 }
 
 // taken says that another session was faster: it has used the name that we would have used.

@@ -89,6 +89,8 @@ func (c *Cluster) Exec(ctx context.Context, namespace, pod, container string, co
 		return out, err
 	case errors.As(upgradeError(err), &status) && status.Status().Code == 404:
 		return nil, fmt.Errorf("kube: pod %s/%s: %w", namespace, pod, ErrPodGone)
+	case errors.As(upgradeError(err), &status) && overloaded(status.Status().Code):
+		return nil, overload{c.explain(upgradeError(err), "running a command in pod %s", pod)}
 	case errors.As(upgradeError(err), &status) && status.Status().Code >= 500:
 		return nil, fmt.Errorf("kube: pod %s/%s: %w: %s", namespace, pod, ErrNotYet, status.Status().Message)
 	}

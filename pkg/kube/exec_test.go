@@ -23,6 +23,13 @@ func command(t *testing.T, stdout, stderr, result string) http.HandlerFunc {
 		if !slices.Equal(q["command"], []string{"/stepin/boot", "join"}) || q.Get("container") != "app" || q.Get("stdin") != "" {
 			t.Errorf("asked for %v", q)
 		}
+		speaking(t, stdout, stderr, result)(w, r)
+	}
+}
+
+// speaking is command, whatever the command.
+func speaking(t *testing.T, stdout, stderr, result string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
 		up := gwebsocket.Upgrader{Subprotocols: []string{"v5.channel.k8s.io"}}
 		ws, err := up.Upgrade(w, r, nil)
 		if err != nil {
@@ -40,9 +47,13 @@ func command(t *testing.T, stdout, stderr, result string) http.HandlerFunc {
 	}
 }
 
+// Results of commands.
+const (
+	execGood = `{"metadata":{},"status":"Success"}`
+	execBad  = `{"metadata":{},"status":"Failure","message":"command terminated with non-zero exit code","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"3"}]}}`
+)
+
 func TestExec(t *testing.T) {
-	const good = `{"metadata":{},"status":"Success"}`
-	const bad = `{"metadata":{},"status":"Failure","message":"command terminated with non-zero exit code","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"3"}]}}`
 	run := func(h http.HandlerFunc) (string, error) {
 		handlers := map[string]http.HandlerFunc{}
 		if h != nil {
@@ -51,17 +62,17 @@ func TestExec(t *testing.T) {
 		out, err := open(t, newServer(t, handlers)).Exec(within(t, 10*time.Second), "shop", "orders", "app", []string{"/stepin/boot", "join"})
 		return string(out), err
 	}
-	if out, err := run(command(t, "token\n", "a word", good)); err != nil || out != "token\n" {
+	if out, err := run(command(t, "token\n", "a word", execGood)); err != nil || out != "token\n" {
 		t.Errorf("%q, %v", out, err)
 	}
 	var exit *ExitError
-	if out, err := run(command(t, "half", "no such session\n", bad)); !errors.As(err, &exit) || exit.Status != 3 || exit.Stderr != "no such session" || out != "half" {
+	if out, err := run(command(t, "half", "no such session\n", execBad)); !errors.As(err, &exit) || exit.Status != 3 || exit.Stderr != "no such session" || out != "half" {
 		t.Errorf("%q, %v", out, err)
 	}
-	if _, err := run(command(t, strings.Repeat("x", maxOutput), "y", good)); err != nil {
+	if _, err := run(command(t, strings.Repeat("x", maxOutput), "y", execGood)); err != nil {
 		t.Errorf("as much as is allowed: %v", err)
 	}
-	if _, err := run(command(t, strings.Repeat("x", maxOutput+1), "", good)); !errors.Is(err, io.ErrShortWrite) {
+	if _, err := run(command(t, strings.Repeat("x", maxOutput+1), "", execGood)); !errors.Is(err, io.ErrShortWrite) {
 		t.Errorf("too much: %v", err)
 	}
 	if _, err := run(nil); !errors.Is(err, ErrPodGone) {

@@ -53,6 +53,8 @@ func (c *Cluster) Forward(ctx context.Context, namespace, pod string, port uint1
 		switch code := status.Status().Code; {
 		case code == http.StatusNotFound:
 			return nil, fmt.Errorf("kube: pod %s/%s: %w", namespace, pod, ErrPodGone)
+		case overloaded(code):
+			return nil, overload{c.explain(err, "forwarding a port of pod %s", pod)}
 		case code >= 500:
 			return nil, fmt.Errorf("kube: pod %s/%s: %w: %s", namespace, pod, ErrNotYet, status.Status().Message)
 		}
@@ -92,7 +94,7 @@ func refusedUpgrade(err error) bool {
 	var status apierrors.APIStatus
 	if errors.As(refused.Cause, &status) {
 		code := status.Status().Code
-		return code != http.StatusNotFound && code != http.StatusUnauthorized && code < 500
+		return code != http.StatusNotFound && code != http.StatusUnauthorized && !overloaded(code) && code < 500
 	}
 	return true
 }

@@ -25,6 +25,8 @@ const (
 	watchLife = 5 * time.Minute
 	// pollPeriod is how often the pods are listed where watching is not allowed.
 	pollPeriod = 3 * time.Second
+	// watchShort is a life of a watch that is no life: what ends each of them so soon is not asked at once again.
+	watchShort = time.Second
 	// backoffMin and backoffMax are the pauses between tries while the cluster cannot be reached.
 	backoffMin = 200 * time.Millisecond
 	backoffMax = 5 * time.Second
@@ -83,7 +85,10 @@ func (w *Workload) Watch(ctx context.Context, changed func([]Pod)) error {
 		case polls:
 			wait = pollPeriod
 		default:
-			version, err = w.follow(ctx, set, version, changed)
+			begun := time.Now()
+			if version, err = w.follow(ctx, set, version, changed); time.Since(begun) < watchShort {
+				wait = backoffMin
+			}
 		}
 		switch {
 		case ctx.Err() != nil:
