@@ -14,7 +14,11 @@ import (
 )
 
 func (c *Child) describe(r *mux.Request) {
-	raw, err := json.Marshal(c.pod(r.Context()))
+	var ask wire.Describe
+	if !decode(r, &ask) {
+		return
+	}
+	raw, err := json.Marshal(c.pod(r.Context(), ask.Lstat))
 	if err != nil {
 		r.Refuse(err)
 		return
@@ -28,11 +32,11 @@ func (c *Child) describe(r *mux.Request) {
 }
 
 // pod tells what can be told; what cannot be read is left empty and said.
-func (c *Child) pod(ctx context.Context) wire.Pod {
+func (c *Child) pod(ctx context.Context, asked []wire.Name) wire.Pod {
 	root, _, rootErr := c.view.wait(ctx)
 	c.view.mu.Lock()
 	p := wire.Pod{Hostname: hostname(), Env: c.view.env, Rights: c.rights, Limits: append([]string{}, c.limits...),
-		Target: c.view.target, Volumes: []wire.Volume{}, Addrs: []netip.Addr{}}
+		Target: c.view.target, Volumes: []wire.Volume{}, Addrs: []netip.Addr{}, Stated: []wire.Stated{}}
 	c.view.mu.Unlock()
 	said := func(what string, err error) {
 		if err != nil {
@@ -55,7 +59,14 @@ func (c *Child) pod(ctx context.Context) wire.Pod {
 		}
 		return p
 	}
-	said("the pod's files cannot be read", c.onFiles(ctx, func() error { c.podFiles(root, &p, said); return nil }))
+	said("the pod's files cannot be read", c.onFiles(ctx, func() error {
+		c.podFiles(root, &p, said)
+		for _, name := range p.Top {
+			asked = append(asked, wire.Name("/"+name))
+		}
+		p.Stated = append(p.Stated, c.stated(root, asked)...)
+		return nil
+	}))
 	return p
 }
 
@@ -77,6 +88,17 @@ func (c *Child) podFiles(root *files.Root, p *wire.Pod, said func(string, error)
 		said("the pod's resolv.conf cannot be read", err)
 	}
 	p.Resolver = string(conf)
+}
+
+// stated are those of the paths that exist.
+func (c *Child) stated(root *files.Root, paths []wire.Name) (out []wire.Stated) {
+	for _, path := range paths {
+		c.trace.note("lstat", string(path), true)
+		if a, err := root.Lstat(string(path)); err == nil {
+			out = append(out, wire.Stated{Path: path, Attr: a})
+		}
+	}
+	return out
 }
 
 func (c *Child) volumes() ([]string, error) {

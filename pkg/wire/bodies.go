@@ -182,6 +182,17 @@ func ParseReadRequest(b []byte) (r ReadRequest, ok bool) {
 	return r, r.Off >= 0 && r.Len <= MaxRead
 }
 
+// Describe asks what the pod is, and what is at some of its paths besides: one question is one round trip.
+type Describe struct {
+	Lstat []Name `json:"lstat,omitempty"`
+}
+
+// Stated is a path and what is there.
+type Stated struct {
+	Path Name `json:"path"`
+	Attr Attr `json:"attr"`
+}
+
 // Pod is what KindDescribe tells.
 type Pod struct {
 	Hostname string       `json:"hostname"`
@@ -194,6 +205,8 @@ type Pod struct {
 	Target   string       `json:"target"`          // the process it serves, for messages
 	Resolver string       `json:"resolv"`          // the pod's resolv.conf
 	Trust    []string     `json:"trust,omitempty"` // the pod's TLS trust store
+	// Stated are the paths of Top and those of Describe that exist. Agents before it do not have it; then it is null.
+	Stated []Stated `json:"stated"`
 }
 
 // MaxPod bounds the JSON of Pod: an environment is at most a few hundred KiB.

@@ -31,6 +31,7 @@ func vectors() []struct {
 		{"hello resume", KindHello, &Hello{Token: "t0ken", Session: "5e55", Resume: "a9a1n"}},
 		{"welcome", KindReply, &Reply{Body: []byte(`{"resume":"a9a1n","resumed":true,"since":"2026-11-23T10:00:00Z"}`)}},
 		{"refused", KindReply, &Reply{Errno: uint16(syscall.ECONNREFUSED), Message: "connection refused"}},
+		{"describe", KindDescribe, &Describe{Lstat: []Name{"/etc/hosts"}}},
 		{"dial tcp", KindDial, &Dial{Network: "tcp", Addr: addr("10.96.0.10:80"), Source: addr("10.244.0.7:40000")}},
 		{"dial tcp v6", KindDial, &Dial{Network: "tcp", Addr: addr("[fd00::10]:80")}},
 		{"associate udp", KindAssociate, &Dial{Network: "udp", Addr: addr("10.96.0.10:123")}},

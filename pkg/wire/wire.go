@@ -47,7 +47,7 @@ type Kind uint8
 const (
 	KindReply      Kind = 0  // answers every kind of this block, before any byte flows
 	KindHello      Kind = 1  // the control stream: Hello, answered by Welcome
-	KindDescribe   Kind = 2  // what the pod is; the reply is followed by one JSON Pod until the end of the stream
+	KindDescribe   Kind = 2  // Describe: what the pod is; the reply is followed by one JSON Pod until the end of the stream
 	KindDial       Kind = 3  // an outgoing TCP flow: Dial, answered by Dialed, then bytes
 	KindAssociate  Kind = 4  // an outgoing UDP flow: Dial, answered by Dialed, then chunks
 	KindLookup     Kind = 5  // DNS questions: Lookup, then one chunk an answer

@@ -340,6 +340,13 @@ func TestDescribe(t *testing.T) {
 	if !slices.Contains(d.Top, "config") || !slices.Contains(d.Trust, "/etc/ssl") || !strings.Contains(d.Resolver, "nameserver 127.0.0.1") {
 		t.Errorf("top %q trust %q resolver %q", d.Top, d.Trust, d.Resolver)
 	}
+	stated := map[wire.Name]uint64{}
+	for _, at := range d.Stated {
+		stated[at.Path] = at.Attr.Size
+	}
+	if _, none := stated["/app/none"]; none || stated["/app/file"] != 5 || stated["/config"] == 0 {
+		t.Errorf("stated %v", stated)
+	}
 	for _, r := range []string{"steal", "files", "env", "names", "outgoing", "hostname"} {
 		if !slices.Contains(d.Rights, r) {
 			t.Errorf("rights %q lack %s", d.Rights, r)

@@ -491,7 +491,7 @@ func (s *testSession) mustOpen(kind wire.Kind, body, reply any) *mux.Stream {
 
 func (s *testSession) describe() (p wire.Pod) {
 	s.t.Helper()
-	stream := s.mustOpen(wire.KindDescribe, nil, nil)
+	stream := s.mustOpen(wire.KindDescribe, wire.Describe{Lstat: []wire.Name{"/app/file", "/app/none"}}, nil)
 	defer stream.Close()
 	raw, err := io.ReadAll(stream)
 	if err == nil {
