@@ -23,7 +23,7 @@ func (e agentGone) Is(target error) bool { return target == ErrAgentGone }
 
 // startsText is what the node, and the API server for it, say of a pod or container that they do not know yet. It comes
 // with different status codes by the way that a stream is opened, and without any by some.
-var startsText = regexp.MustCompile(`unable to upgrade connection: (pod|container) .*not found|container .* is not running|is waiting to start`)
+var startsText = regexp.MustCompile(`unable to upgrade connection: (pod|container) .*not found|^pod not found|container .* is not running|is waiting to start`)
 
 // starting says that a call came too early for the node, not that it failed.
 func starting(err error) bool {
@@ -63,6 +63,9 @@ func (a *Agent) open(ctx context.Context) (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
+		if w != nil {
+			a.c.Prepare(ctx, 2) // for this try, and for the next if this one comes too early
+		}
 		conn, err := a.c.Forward(ctx, a.t.Namespace, pod, a.t.Port)
 		switch {
 		case err == nil:
@@ -77,6 +80,20 @@ func (a *Agent) open(ctx context.Context) (net.Conn, error) {
 			return nil, err
 		}
 	}
+}
+
+// reopen opens the port-forward anew, over the old one's connection where that still serves.
+func (a *Agent) reopen(ctx context.Context, old net.Conn) (net.Conn, error) {
+	if s, ok := old.(*stream); ok {
+		next, err := s.again()
+		a.c.log.Debug("kube: another stream", "err", err)
+		if err == nil {
+			return next, nil
+		}
+	} else {
+		_ = old.Close()
+	}
+	return a.open(ctx)
 }
 
 // podName waits until the Job's pod has one, and with an image to be pulled until the container has started: there is
@@ -298,19 +315,20 @@ func (p *agentConn) ended(conn net.Conn) bool {
 
 // again takes the place of a connection that was refused.
 func (p *agentConn) again(old net.Conn) error {
-	_ = old.Close()
 	ctx, cancel := context.WithDeadline(context.Background(), p.until)
 	defer cancel()
 	p.a.mu.Lock()
 	w := p.a.w
 	p.a.mu.Unlock()
 	if w == nil { // it has answered once, or runs since before us
+		_ = old.Close()
 		return p.a.gone("nothing listens there any more")
 	}
 	if err := p.a.pause(ctx, w, p.pace.next(nil)); err != nil {
+		_ = old.Close()
 		return err
 	}
-	conn, err := p.a.open(ctx)
+	conn, err := p.a.reopen(ctx, old)
 	if err != nil {
 		return err
 	}

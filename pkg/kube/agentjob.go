@@ -154,7 +154,7 @@ func (w *warnings) refusal() string {
 func (c *Cluster) hearing(w *warnings) (kubernetes.Interface, error) {
 	rc := rest.CopyConfig(c.config)
 	rc.WarningHandlerWithContext = w
-	return kubernetes.NewForConfig(rc)
+	return kubernetes.NewForConfigAndClient(rc, c.http)
 }
 
 // judge makes an answer of what a dry run brought. An error that says nothing about admission is returned as one.

@@ -17,7 +17,6 @@ import (
 	upstream "k8s.io/apimachinery/pkg/util/portforward"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
-	"k8s.io/client-go/transport/websocket"
 )
 
 // upgradeTimeout bounds the way to a connection: TCP, TLS, perhaps a proxy, and the upgrade, which the API server answers
@@ -108,18 +107,9 @@ func upgradeError(err error) error {
 	return err
 }
 
-// tunnel opens the streams through a WebSocket. Neither is waited for: that saves two round trips of five, and a node
-// that refuses says so on either.
+// tunnel opens the streams through a WebSocket.
 func (c *Cluster) tunnel(ctx context.Context, where *url.URL, port uint16) (*stream, error) {
-	transport, holder, err := websocket.RoundTripperFor(c.config)
-	if err != nil {
-		return nil, fmt.Errorf("kube: preparing a WebSocket: %w", err)
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, where.String(), nil)
-	if err != nil {
-		return nil, fmt.Errorf("kube: preparing a WebSocket: %w", err)
-	}
-	conn, err := websocket.Negotiate(transport, holder, req, upstream.WebsocketsSPDYTunnelingPortForwardV1)
+	conn, err := c.socket(ctx, where, upstream.WebsocketsSPDYTunnelingPortForwardV1)
 	if err != nil {
 		return nil, upgradeError(err)
 	}
@@ -130,19 +120,41 @@ func (c *Cluster) tunnel(ctx context.Context, where *url.URL, port uint16) (*str
 		return nil, fmt.Errorf("kube: starting SPDY: %w", err)
 	}
 	go session.Serve(spdystream.NoOpStreamHandler)
-	s := newStream(session.CloseChan(), func() { _ = frames.Close() })
-	failed, err := session.CreateStream(headers(corev1.StreamTypeError, port), nil, true) // nothing is ever sent on it
+	return (&tunnel{frames: frames, session: session, port: port}).open()
+}
+
+// maxPairs is how often a refused stream may be followed by another on one connection. A node's spdystream hands frames to
+// five workers by the number of their stream, and one that was refused blocks the worker of its data for good, because nobody
+// takes them. The numbers of three pairs, 1 3, 5 7 and 9 11, modulo 5, meet no worker that is blocked; a fourth would.
+const maxPairs = 3
+
+// tunnel is a WebSocket that carries one stream at a time.
+type tunnel struct {
+	frames  *framed
+	session *spdystream.Connection
+	port    uint16
+	opened  int
+}
+
+// open opens the streams. Neither is waited for: that saves two round trips of five, and a node that refuses says so on
+// either.
+func (t *tunnel) open() (*stream, error) {
+	s := newStream(t.session.CloseChan(), func() { _ = t.frames.Close() })
+	id := strconv.Itoa(t.opened)
+	t.opened++
+	failed, err := t.session.CreateStream(headers(corev1.StreamTypeError, t.port, id), nil, true) // nothing is ever sent on it
 	if err == nil {
 		var data *spdystream.Stream
-		data, err = session.CreateStream(headers(corev1.StreamTypeData, port), nil, false)
+		data, err = t.session.CreateStream(headers(corev1.StreamTypeData, t.port, id), nil, false)
 		go received(failed, data)
 		s.failed, s.data = failed, data
 	}
 	if err != nil {
-		_ = frames.Close()
+		_ = t.frames.Close()
 		return nil, fmt.Errorf("kube: opening a stream: %w", err)
 	}
-	s.start(func() { _, _ = session.Ping() })
+	s.tunnel = t
+	s.start(func() { _, _ = t.session.Ping() })
 	return s, nil
 }
 
@@ -170,11 +182,11 @@ func (c *Cluster) spdy(ctx context.Context, where *url.URL, port uint16) (*strea
 		return nil, upgradeError(err)
 	}
 	s := newStream(session.CloseChan(), func() { _ = session.Close() })
-	failed, err := session.CreateStream(headers(corev1.StreamTypeError, port))
+	failed, err := session.CreateStream(headers(corev1.StreamTypeError, port, "0"))
 	if err == nil {
 		_ = failed.Close() // our half only
 		s.failed = failed
-		s.data, err = session.CreateStream(headers(corev1.StreamTypeData, port))
+		s.data, err = session.CreateStream(headers(corev1.StreamTypeData, port, "0"))
 	}
 	if err != nil {
 		_ = session.Close()
@@ -184,12 +196,12 @@ func (c *Cluster) spdy(ctx context.Context, where *url.URL, port uint16) (*strea
 	return s, nil
 }
 
-// headers name a stream of the one request that a connection carries.
-func headers(kind string, port uint16) http.Header {
+// headers name a stream of a pair.
+func headers(kind string, port uint16, id string) http.Header {
 	h := http.Header{}
 	h.Set(corev1.StreamType, kind)
 	h.Set(corev1.PortHeader, strconv.Itoa(int(port)))
-	h.Set(corev1.PortForwardRequestIDHeader, "0")
+	h.Set(corev1.PortForwardRequestIDHeader, id)
 	return h
 }
 

@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,11 +50,13 @@ func node(serve func(data, failed httpstream.Stream)) httpstream.NewStreamHandle
 		}
 		replies = append(replies, replied)
 		if data != nil && failed != nil {
+			d, f, wait := data, failed, replies
+			data, failed, replies = nil, nil, nil
 			go func() {
-				for _, r := range replies { // spdystream lets nobody write before
+				for _, r := range wait { // spdystream lets nobody write before
 					<-r
 				}
-				serve(data, failed)
+				serve(d, f)
 			}()
 		}
 		return nil
@@ -176,6 +179,96 @@ printf '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential",
 			t.Fatalf("round %d: %v", round, err)
 		}
 		_ = conn.Close()
+	}
+}
+
+// TestForwardAgain: where nothing listens yet, the next try goes over the same connection as long as the far end's workers
+// allow; what was written to a stream that was refused stays untaken there.
+func TestForwardAgain(t *testing.T) {
+	var refusals atomic.Int32
+	serve := func(data, failed httpstream.Stream) {
+		if refusals.Add(-1) >= 0 {
+			_, _ = io.WriteString(failed, "connection refused")
+			_ = failed.Close()
+			return
+		}
+		echo(data, failed)
+	}
+	s := newServer(t, map[string]http.HandlerFunc{bySocket: overWebSocket(t, serve)})
+	c := open(t, s)
+	for refused := range maxPairs + 1 {
+		refusals.Store(int32(refused))
+		conn, err := c.Forward(within(t, 10*time.Second), "shop", "orders", 7071)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := conn.(*stream)
+		for i := range refused {
+			_, _ = io.WriteString(at, "hello") // may find it refused already
+			if _, err := at.Read(make([]byte, 1)); !errors.Is(err, ErrNotYet) {
+				t.Fatalf("try %d: %v", i, err)
+			}
+			next, err := at.again()
+			if last := i == maxPairs-1; last != (err != nil) {
+				t.Fatalf("after try %d: %v", i, err)
+			}
+			at = next
+		}
+		if at == nil {
+			continue
+		}
+		_, _ = io.WriteString(at, "hello")
+		_ = at.CloseWrite()
+		if have, err := io.ReadAll(at); string(have) != "HELLO" || err != nil {
+			t.Errorf("after %d refusals: %q, %v", refused, have, err)
+		}
+		_ = at.Close()
+	}
+	if n := s.count(bySocket); n != maxPairs+1 {
+		t.Errorf("%d connections", n)
+	}
+}
+
+// TestForwardStarting: a pod that the node does not know yet is no reason to give WebSockets up.
+func TestForwardStarting(t *testing.T) {
+	s := newServer(t, map[string]http.HandlerFunc{
+		bySocket: func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `pod not found ("orders_shop")`, 500) },
+		bySPDY:   overSPDY(echo),
+	})
+	c := open(t, s)
+	if _, err := c.Forward(within(t, 10*time.Second), "shop", "orders", 7071); !errors.Is(err, ErrNotYet) || s.count(bySPDY) != 0 || c.spdyOnly.Load() {
+		t.Errorf("%v, SPDY tried %d times, for good: %v", err, s.count(bySPDY), c.spdyOnly.Load())
+	}
+}
+
+// TestForwardPrepared: a connection that was made ahead is taken, and one that has gone bad meanwhile is replaced.
+func TestForwardPrepared(t *testing.T) {
+	serve, from := overWebSocket(t, echo), make(chan string, 1)
+	c := open(t, newServer(t, map[string]http.HandlerFunc{bySocket: func(w http.ResponseWriter, r *http.Request) {
+		from <- r.RemoteAddr
+		serve(w, r)
+	}}))
+	for _, bad := range []bool{false, true} {
+		c.Prepare(t.Context(), 1)
+		c.Prepare(t.Context(), 1) // one is enough
+		ahead := c.spare.take(t.Context())
+		if ahead == nil {
+			t.Fatal("nothing was prepared")
+		}
+		if bad {
+			_ = ahead.Close()
+		}
+		c.spare.mu.Lock()
+		c.spare.put(ahead)
+		c.spare.mu.Unlock()
+		conn, err := c.Forward(within(t, 10*time.Second), "shop", "orders", 7071)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.Close()
+		if got := <-from; (got == ahead.LocalAddr().String()) == bad {
+			t.Errorf("bad: %v, and it was %s of %s", bad, got, ahead.LocalAddr())
+		}
 	}
 }
 

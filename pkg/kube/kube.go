@@ -8,7 +8,9 @@ package kube
 import (
 	"errors"
 	"log/slog"
+	"net/http"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
@@ -40,16 +42,21 @@ type Options struct {
 
 // Cluster is one cluster as one user. Its methods may be called at once from many goroutines.
 //
-// Goroutines: one for the stderr of an exec plugin, where the configuration has one, as long as the process lives.
+// Goroutines: one for the stderr of an exec plugin, where the configuration has one, as long as the process lives; one for
+// each spare connection, as long as making it takes.
 type Cluster struct {
 	config      *rest.Config
 	client      kubernetes.Interface
+	http        *http.Client // client's: one connection for all that is no stream
+	spare       spare        // connections for the next streams
 	namespace   string
 	contextName string
 	said        func(line string)
 	log         *slog.Logger
-	plugin      *plugin     // nil = no exec plugin
-	spdyOnly    atomic.Bool // a WebSocket was refused where SPDY was not: it is not tried again
+	plugin      *plugin         // nil = no exec plugin
+	sending     sync.Mutex      // held while an agent is uploaded
+	sent        map[string]sent // by namespace and hash
+	spdyOnly    atomic.Bool     // a WebSocket was refused where SPDY was not: it is not tried again
 }
 
 // Namespace is where targets are looked for.

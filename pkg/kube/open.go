@@ -72,7 +72,7 @@ func Open(o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, unreadable(err, o.Kubeconfig)
 	}
-	c := &Cluster{config: rc, namespace: namespace, contextName: name, said: o.Said, log: o.Log}
+	c := &Cluster{config: rc, namespace: namespace, contextName: name, said: o.Said, log: o.Log, sent: map[string]sent{}}
 	rc.QPS, rc.Burst, rc.Timeout = qps, burst, 0 // each call has its own deadline; a watch has none
 	rc.UserAgent = "stepin/" + o.Version
 	rc.WarningHandlerWithContext = rest.NoWarnings{}
@@ -89,6 +89,8 @@ func Open(o Options) (*Cluster, error) {
 	if c.plugin != nil {
 		client.Transport = retrying{client.Transport}
 	}
+	client.Transport = tracing{client.Transport, o.Log}
+	c.http = client
 	if c.client, err = kubernetes.NewForConfigAndClient(rc, client); err != nil {
 		return nil, unreadable(err, o.Kubeconfig)
 	}

@@ -35,7 +35,8 @@ type half interface {
 // end, and ends when the connection is closed at the latest.
 type stream struct {
 	gone   <-chan bool
-	hangUp func() // closes the connection
+	hangUp func()  // closes the connection
+	tunnel *tunnel // the connection, where another stream may take the place of one that was refused; nil: none may
 
 	data, failed half
 
@@ -47,10 +48,11 @@ type stream struct {
 	timer [2]*time.Timer // of read and write
 	late  bool           // a deadline has passed and ended the connection
 	shut  bool
+	left  chan struct{} // closed when another stream has taken over the connection
 }
 
 func newStream(gone <-chan bool, hangUp func()) *stream {
-	return &stream{gone: gone, hangUp: hangUp, said: make(chan struct{})}
+	return &stream{gone: gone, hangUp: hangUp, said: make(chan struct{}), left: make(chan struct{})}
 }
 
 // orNil keeps a nil *stream from becoming a net.Conn that is not nil.
@@ -79,6 +81,8 @@ func (s *stream) start(ping func()) {
 		for {
 			select {
 			case <-s.gone:
+				return
+			case <-s.left:
 				return
 			case <-tick.C:
 				ping()
@@ -146,6 +150,30 @@ func (s *stream) CloseWrite() error {
 		return fmt.Errorf("kube: ending a direction: %w", err)
 	}
 	return nil
+}
+
+// again ends a stream that was refused and opens another in its place, over the same connection: that costs one round
+// trip, a new connection four. Where it cannot be, both are closed and the error says why.
+func (s *stream) again() (*stream, error) {
+	s.mu.Lock()
+	over := s.tunnel != nil && s.tunnel.opened < maxPairs && !s.shut && !s.late
+	if over {
+		s.shut = true
+		close(s.left)
+		for _, t := range s.timer {
+			if t != nil {
+				t.Stop()
+			}
+		}
+	}
+	s.mu.Unlock()
+	if !over {
+		_ = s.Close()
+		return nil, net.ErrClosed
+	}
+	_ = s.data.Reset()
+	_ = s.failed.Reset()
+	return s.tunnel.open()
 }
 
 // Close ends both directions and the connection below.

@@ -10,15 +10,20 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/metadata"
 )
 
@@ -29,6 +34,12 @@ const (
 	// orphanAge is how old a ConfigMap without an owner must be before another session removes it: the session that made
 	// it puts the Job in place within seconds.
 	orphanAge = 2 * time.Minute
+	// adoptTries bounds the tries to become an owner of a ConfigMap that others' Jobs become owners of at the same moment.
+	adoptTries = 5
+	// sentLife is how long an upload is taken to be there still: the agents of a target's other replicas start right after
+	// the first one, and three megabytes for each would be in the way of everything else on a slow road. adopt makes up for
+	// one that has gone.
+	sentLife = time.Minute
 	// sweepLimit bounds how many are looked at in one session.
 	sweepLimit = 500
 	// sendTries bounds the tries to find names that nobody has put something else under: no second one is guessed.
@@ -67,6 +78,13 @@ func newUpload(boot, frame []byte) *upload {
 	}
 	u.name("")
 	return u
+}
+
+// sent is an upload that has been made.
+type sent struct {
+	at    time.Time
+	names []string
+	uids  []types.UID
 }
 
 // name gives the parts their names, which suffix is to tell from others of the same content.
@@ -108,8 +126,21 @@ func ownedBy(job *batchv1.Job) metav1.OwnerReference {
 // tries again only after half a second and more, so a Job before its ConfigMaps would start slower. An owner must exist
 // before it can own, so adopt comes after the Job; what a session that died in between leaves is swept by the next.
 func (c *Cluster) send(ctx context.Context, namespace string, u *upload) error {
+	c.sending.Lock()
+	defer c.sending.Unlock()
+	at := namespace + "/" + u.hash
+	if was, known := c.sent[at]; known && time.Since(was.at) < sentLife {
+		u.names, u.uids = slices.Clone(was.names), slices.Clone(was.uids)
+		if there, err := c.still(ctx, namespace, u); there || err != nil {
+			return err
+		}
+		u.name("")
+	}
 	for n := 1; ; n++ {
 		err := each(len(u.names), func(i int) error { return c.put(ctx, u.configMap(i, namespace, nil), u, i) })
+		if err == nil {
+			c.sent[at] = sent{time.Now(), slices.Clone(u.names), slices.Clone(u.uids)}
+		}
 		if !errors.Is(err, errForeign) || n == sendTries {
 			return err
 		}
@@ -120,21 +151,44 @@ func (c *Cluster) send(ctx context.Context, namespace string, u *upload) error {
 	}
 }
 
+// still says that the ConfigMaps of an upload are there, the very ones: another may have been put in the place of one that
+// has gone. What is immutable and has the same UID holds the same.
+func (c *Cluster) still(ctx context.Context, namespace string, u *upload) (bool, error) {
+	maps, err := c.maps(namespace)
+	if err != nil {
+		return false, err
+	}
+	var other atomic.Bool
+	err = each(len(u.names), func(i int) error {
+		m, err := maps.Get(ctx, u.names[i], metav1.GetOptions{})
+		if err == nil && m.UID == u.uids[i] && m.DeletionTimestamp == nil {
+			return nil
+		}
+		other.Store(true)
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
+	})
+	return !other.Load(), err
+}
+
 // put creates one ConfigMap, or finds that it is there.
 func (c *Cluster) put(ctx context.Context, m *corev1.ConfigMap, u *upload, i int) error {
-	maps := c.client.CoreV1().ConfigMaps(m.Namespace)
-	made, err := maps.Create(ctx, m, metav1.CreateOptions{})
+	uid, err := c.createMap(ctx, m)
 	if apierrors.IsAlreadyExists(err) {
-		made, err = maps.Get(ctx, m.Name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) { // it went just now
-			made, err = maps.Create(ctx, m, metav1.CreateOptions{})
-		}
-		if err == nil && !u.is(made, i) {
+		there, gone := c.client.CoreV1().ConfigMaps(m.Namespace).Get(ctx, m.Name, metav1.GetOptions{})
+		switch err = gone; {
+		case apierrors.IsNotFound(err): // it went just now
+			uid, err = c.createMap(ctx, m)
+		case err == nil && !u.is(there, i):
 			return fmt.Errorf("%w: %s", errForeign, m.Name)
+		case err == nil:
+			uid = there.UID
 		}
 	}
 	if err == nil {
-		u.uids[i] = made.UID
+		u.uids[i] = uid
 	}
 	return err
 }
@@ -143,14 +197,26 @@ func (c *Cluster) put(ctx context.Context, m *corev1.ConfigMap, u *upload, i int
 // went with its last owner just now is made again, before kubelet asks a second time. errForeign: somebody has put something
 // else in its place.
 func (c *Cluster) adopt(ctx context.Context, job *batchv1.Job, u *upload) error {
-	maps := c.client.CoreV1().ConfigMaps(job.Namespace)
+	maps, err := c.maps(job.Namespace)
+	if err != nil {
+		return err
+	}
 	return each(len(u.names), func(i int) error {
 		// A strategic merge adds to the list, by UID. A ConfigMap of another UID makes it invalid.
 		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": u.uids[i], "ownerReferences": []metav1.OwnerReference{ownedBy(job)}}})
 		if err != nil {
 			return fmt.Errorf("kube: owning the agent's ConfigMaps: %w", err)
 		}
-		_, err = maps.Patch(ctx, u.names[i], types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+		for n := 1; ; n++ {
+			_, err = maps.Patch(ctx, u.names[i], types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+			if !apierrors.IsConflict(err) || n == adoptTries {
+				break
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Duration(n) * pollEvery):
+			}
+		}
 		if apierrors.IsNotFound(err) || apierrors.IsInvalid(err) {
 			err = c.put(ctx, u.configMap(i, job.Namespace, job), u, i)
 		}
@@ -158,9 +224,44 @@ func (c *Cluster) adopt(ctx context.Context, job *batchv1.Job, u *upload) error 
 	})
 }
 
+// onlyMetadata asks for an answer without the object's content: the API server sends back what it was sent otherwise, a
+// megabyte each.
+const onlyMetadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+
+// createMap sends a ConfigMap, as it is and not in base64, and returns its UID.
+func (c *Cluster) createMap(ctx context.Context, m *corev1.ConfigMap) (types.UID, error) {
+	m.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}
+	body, err := runtime.Encode(protobuf.NewSerializer(scheme.Scheme, scheme.Scheme), m)
+	if err != nil {
+		return "", fmt.Errorf("kube: writing a ConfigMap: %w", err)
+	}
+	raw, err := c.client.CoreV1().RESTClient().Post().Namespace(m.Namespace).Resource("configmaps").
+		SetHeader("Content-Type", runtime.ContentTypeProtobuf).SetHeader("Accept", onlyMetadata).Body(body).Do(ctx).Raw()
+	if err != nil {
+		return "", err
+	}
+	var made metav1.PartialObjectMetadata
+	if err := json.Unmarshal(raw, &made); err != nil {
+		return "", fmt.Errorf("kube: reading what became of a ConfigMap: %w", err)
+	}
+	return made.UID, nil
+}
+
+// maps are a namespace's ConfigMaps without their content.
+func (c *Cluster) maps(namespace string) (metadata.ResourceInterface, error) {
+	client, err := metadata.NewForConfigAndClient(c.config, c.http)
+	if err != nil {
+		return nil, fmt.Errorf("kube: looking at ConfigMaps: %w", err)
+	}
+	return client.Resource(corev1.SchemeGroupVersion.WithResource("configmaps")).Namespace(namespace), nil
+}
+
 // abandon removes the ConfigMaps that nobody owns, after a start that failed.
 func (c *Cluster) abandon(ctx context.Context, namespace string, u *upload) error {
-	maps := c.client.CoreV1().ConfigMaps(namespace)
+	maps, err := c.maps(namespace)
+	if err != nil {
+		return err
+	}
 	return each(len(u.names), func(i int) error {
 		m, err := maps.Get(ctx, u.names[i], metav1.GetOptions{})
 		if err == nil && len(m.OwnerReferences) == 0 {
@@ -181,11 +282,10 @@ func unchanged(uid types.UID, version string) metav1.DeleteOptions {
 // sweep removes ConfigMaps of ours that have no owner and are older than orphanAge by the API server's own clock: of
 // sessions that were killed before their Job was there. It reads names and dates only, not a megabyte each.
 func (c *Cluster) sweep(ctx context.Context, namespace string, now time.Time) error {
-	client, err := metadata.NewForConfig(c.config)
+	maps, err := c.maps(namespace)
 	if err != nil {
-		return fmt.Errorf("kube: sweeping: %w", err)
+		return err
 	}
-	maps := client.Resource(corev1.SchemeGroupVersion.WithResource("configmaps")).Namespace(namespace)
 	list, err := maps.List(ctx, metav1.ListOptions{LabelSelector: labelManager + "=" + ourName, Limit: sweepLimit})
 	if err != nil {
 		return fmt.Errorf("kube: sweeping: %w", err)
