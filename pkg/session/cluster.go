@@ -76,6 +76,7 @@ func newCluster(ctx context.Context, s *Session) (reach, error) {
 	if err != nil {
 		return nil, err
 	}
+	k.Prepare(ctx, 1) // while the pod is looked for
 	w, err := k.Resolve(ctx, s.target)
 	if err != nil {
 		return nil, err
@@ -290,7 +291,9 @@ func (w *way) open(ctx context.Context, agent podAgent, resume string) (*mux.Con
 	listening := &lastError{Conn: raw}
 	hello := w.c.hello
 	hello.Token, hello.Resume = agent.Token(), resume
+	begun := time.Now()
 	conn, welcome, err := mux.Dial(ctx, listening, hello, w.channel())
+	w.c.s.log.Debug("round trip", "what", "hello", "took", time.Since(begun), "err", err)
 	var words *fail.Error
 	if said := listening.get(); err != nil && (errors.Is(said, kube.ErrAgentGone) || errors.As(said, &words)) {
 		err = said

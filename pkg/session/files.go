@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -22,7 +23,8 @@ const maxDir = 64 << 20
 type files struct {
 	link    *link
 	plan    *policy.FilesPlan
-	entered *atomic.Bool // false: nothing runs inside yet, so whatever is asked is the session's own doing
+	entered *atomic.Bool         // false: nothing runs inside yet, so whatever is asked is the session's own doing
+	attrs   map[string]wire.Attr // of the pod's paths, known before that; read only
 }
 
 // path is what is asked of the agent for one of the debuggee's paths.
@@ -33,6 +35,9 @@ func (f files) path(path string) wire.Path {
 var _ podfs.Source = files{}
 
 func (f files) Lstat(ctx context.Context, path string) (a wire.Attr, err error) {
+	if a, known := f.attrs[f.plan.PodPath(path)]; known && !f.entered.Load() {
+		return a, nil
+	}
 	return a, fileErr(f.link.ask(ctx, wire.KindLstat, f.path(path), &a))
 }
 
@@ -151,16 +156,66 @@ func fileErr(err error) error {
 	return errno(err, syscall.EIO)
 }
 
+// earlyWatch is a watch of small volumes that was asked for before it was decided which of them come from the pod. What
+// comes waits within the channel's budget until somebody reads it.
+type earlyWatch struct {
+	paths  []string
+	conn   *mux.Conn
+	done   chan struct{} // closed when stream or err is there
+	stream *mux.Stream
+	err    error
+}
+
+// watchEarly asks for the volumes that would come whole.
+func (s *Session) watchEarly(volumes []wire.Volume) *earlyWatch {
+	paths := small(volumes)
+	conn, _ := s.link.current()
+	if len(paths) == 0 || conn == nil {
+		return nil
+	}
+	e := &earlyWatch{paths: paths, conn: conn, done: make(chan struct{})}
+	go func() {
+		defer close(e.done)
+		e.stream, e.err = s.watch(s.ctx, conn, paths)
+	}()
+	return e
+}
+
+// take is the stream, if it is one of this channel and for just these paths; else it is closed.
+func (e *earlyWatch) take(conn *mux.Conn, paths []string) *mux.Stream {
+	if e == nil {
+		return nil
+	}
+	<-e.done // it ends with the session
+	if e.err == nil && e.conn == conn && slices.Equal(e.paths, paths) {
+		return e.stream
+	}
+	if e.err == nil {
+		e.stream.Close()
+	}
+	return nil
+}
+
+func (s *Session) watch(ctx context.Context, conn *mux.Conn, paths []string) (*mux.Stream, error) {
+	s.link.opened.Add(1)
+	defer s.link.traced(wire.KindWatch)()
+	return conn.Open(ctx, wire.KindWatch, wire.Watch{Paths: paths}, nil)
+}
+
 // watchVolumes keeps the small volumes current for as long as ctx lasts. The first round of snapshots closes ready.
 func (s *Session) watchVolumes(ctx context.Context, paths []string, ready func()) {
+	early := s.early
 	if len(paths) == 0 {
+		early.take(nil, nil)
 		ready()
 		return
 	}
-	s.link.keep(ctx, volumeRetry, func(conn *mux.Conn) error {
-		stream, err := conn.Open(ctx, wire.KindWatch, wire.Watch{Paths: paths}, nil)
-		if err != nil {
-			return err
+	s.link.keep(ctx, volumeRetry, func(conn *mux.Conn) (err error) {
+		stream := early.take(conn, paths)
+		if early = nil; stream == nil {
+			if stream, err = s.watch(ctx, conn, paths); err != nil {
+				return err
+			}
 		}
 		defer stream.Close()
 		stop := context.AfterFunc(ctx, func() { stream.Close() })

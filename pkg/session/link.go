@@ -174,7 +174,19 @@ func (l *link) open(ctx context.Context, kind wire.Kind, body, reply any) (*mux.
 		return nil, mux.ErrLost
 	}
 	l.opened.Add(1)
+	defer l.traced(kind)()
 	return conn.Open(ctx, kind, body, reply)
+}
+
+// traced has a stream's round trip told to the debug log when it has come to its end.
+func (l *link) traced(kind wire.Kind) func() {
+	if !l.log.Enabled(l.ctx, slog.LevelDebug) {
+		return func() {}
+	}
+	begun := time.Now()
+	return func() {
+		l.log.Debug("round trip", "what", fmt.Sprint("stream of kind ", kind), "took", time.Since(begun))
+	}
 }
 
 // ask opens a stream for the sake of its reply.

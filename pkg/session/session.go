@@ -89,7 +89,9 @@ type Session struct {
 	plan     policy.FilesPlan
 	aliases  map[string]string // where this machine's links lead the pod's volumes, by their own paths, if elsewhere
 	pod      wire.Pod
-	conf     resolv.Conf // the pod's
+	attrs    map[string]wire.Attr // of the pod's paths that were asked about before the debuggee
+	early    *earlyWatch          // nil: none
+	conf     resolv.Conf          // the pod's
 	envFile  map[string]string
 
 	reach     reach
@@ -178,10 +180,10 @@ func (s *Session) start(ctx context.Context) (err error) {
 		return err
 	}
 	s.options.Progress("reading the pod", 1, startSteps)
-	if err := s.describe(ctx); err != nil {
+	if err := s.look(ctx); err != nil {
 		return err
 	}
-	s.planFiles(ctx)
+	s.planFiles()
 	s.options.Progress("making the namespaces", 2, startSteps)
 	if err := s.enter(ctx); err != nil {
 		return err
@@ -271,9 +273,36 @@ func (s *Session) stubFile() (string, error) {
 	return path, nil
 }
 
-// describe asks what the pod is.
-func (s *Session) describe(ctx context.Context) error {
-	stream, err := s.link.open(ctx, wire.KindDescribe, nil, nil)
+// look asks for all that the start needs of the pod, at once: what the pod is, which of the usual files it has, and what is
+// in its small volumes, where those are known beforehand.
+func (s *Session) look(ctx context.Context) error {
+	var known wire.Pod
+	s.reach.complete(&known)
+	s.early = s.watchEarly(known.Volumes)
+	asked := policy.Probes()
+	for _, v := range known.Volumes {
+		asked = append(asked, v.Path)
+	}
+	s.attrs = map[string]wire.Attr{}
+	if err := s.describe(ctx, asked); err != nil {
+		return err
+	}
+	for _, at := range s.pod.Stated {
+		s.attrs[string(at.Path)] = at.Attr
+	}
+	if s.pod.Stated == nil { // an agent of another release
+		s.probe(ctx, asked)
+	}
+	return nil
+}
+
+// describe asks what the pod is, and what is at some paths.
+func (s *Session) describe(ctx context.Context, asked []string) error {
+	var ask wire.Describe
+	for _, path := range asked {
+		ask.Lstat = append(ask.Lstat, wire.Name(path))
+	}
+	stream, err := s.link.open(ctx, wire.KindDescribe, ask, nil)
 	if err != nil {
 		return fail.Wrap(fail.AgentLost, err, "", "asking the agent about the pod")
 	}
@@ -301,12 +330,13 @@ func (s *Session) enter(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.fs = podfs.New(podfs.Config{Source: files{s.link, &s.plan, &s.entered}, Covered: s.plan.Covered, Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid()),
+	s.fs = podfs.New(podfs.Config{Source: files{s.link, &s.plan, &s.entered, s.attrs}, Covered: s.plan.Covered, Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid()),
 		PerProcess: s.plan.HostView, HostView: func(pid uint32) bool { return s.isHostProgram(int(pid)) },
 		Notice: s.notice, Log: s.log})
 	small := s.smallVolumes()
 	ready := make(chan struct{})
 	go s.watchVolumes(s.ctx, small, sync.OnceFunc(func() { close(ready) }))
+	s.probe(ctx, s.unknown())
 	select {
 	case <-ready:
 	case <-time.After(volumeWait):

@@ -16,7 +16,7 @@ import (
 )
 
 // planFiles decides which paths come from the pod.
-func (s *Session) planFiles(ctx context.Context) {
+func (s *Session) planFiles() {
 	in := policy.FilesInput{PodTop: s.pod.Top, Program: s.options.Place.Program, Workdir: s.options.Place.Workdir,
 		Workspace: s.options.Place.Workspace, Home: variable(s.options.Place.Environ, "HOME"),
 		Interpreter: interpreter(s.options.Place.Program), Own: s.own(), DNS: s.config.DNS, Hostname: s.config.Hostname, Config: s.config.Files}
@@ -28,7 +28,11 @@ func (s *Session) planFiles(ctx context.Context) {
 			in.HostTop = append(in.HostTop, e.Name())
 		}
 	}
-	in.Present = s.present(ctx, policy.Probes())
+	for _, p := range policy.Probes() {
+		if _, has := s.attrs[p]; has {
+			in.Present = append(in.Present, p)
+		}
+	}
 	s.plan = policy.Cover(in)
 	s.aliases = map[string]string{}
 	for _, v := range s.pod.Volumes { // /var/run is a link to /run on most machines, and in few images
@@ -85,23 +89,36 @@ func interpreter(program string) string {
 	return ""
 }
 
-// present returns those of the paths that the pod has, in one round trip.
-func (s *Session) present(ctx context.Context, paths []string) []string {
-	have := make([]bool, len(paths))
+// probe asks about paths of the pod's, in one round trip, and keeps what there is of them in attrs.
+func (s *Session) probe(ctx context.Context, paths []string) {
+	attrs := make([]*wire.Attr, len(paths))
 	var wg sync.WaitGroup
 	for i, p := range paths {
 		wg.Go(func() {
-			have[i] = s.link.ask(ctx, wire.KindLstat, wire.Path{Path: wire.Name(p), Own: true}, nil) == nil
+			var a wire.Attr
+			if s.link.ask(ctx, wire.KindLstat, wire.Path{Path: wire.Name(p), Own: true}, &a) == nil {
+				attrs[i] = &a
+			}
 		})
 	}
 	wg.Wait()
-	var out []string
 	for i, p := range paths {
-		if have[i] {
-			out = append(out, p)
+		if attrs[i] != nil {
+			s.attrs[p] = *attrs[i]
 		}
 	}
-	return out
+}
+
+// unknown are the pod's paths that are about to be mounted and were not asked about yet: one by one, each would cost a
+// round trip.
+func (s *Session) unknown() []string {
+	var paths []string
+	for _, p := range s.plan.Cover {
+		if p = s.plan.PodPath(p); s.attrs[p] == (wire.Attr{}) {
+			paths = append(paths, p)
+		}
+	}
+	return paths
 }
 
 // blank lists the programs of this machine that must not run inside. Few directories have one.
@@ -114,11 +131,16 @@ func (s *Session) blank() []string {
 
 // smallVolumes lists the volumes that come whole.
 func (s *Session) smallVolumes() []string {
-	var small []string
-	for _, v := range s.pod.Volumes {
-		if v.Small && !v.File && s.plan.Covered(v.Path) {
-			small = append(small, v.Path)
+	return slices.DeleteFunc(small(s.pod.Volumes), func(path string) bool { return !s.plan.Covered(path) })
+}
+
+// small lists the volumes that may come whole.
+func small(volumes []wire.Volume) []string {
+	var paths []string
+	for _, v := range volumes {
+		if v.Small && !v.File {
+			paths = append(paths, v.Path)
 		}
 	}
-	return small
+	return paths
 }
