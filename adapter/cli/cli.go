@@ -85,8 +85,11 @@ func each(err error) []error {
 	return []error{err}
 }
 
-// New is the command tree.
+// New is the command tree. An empty version is looked up in the binary.
 func New(version string, stdout, stderr io.Writer) *cobra.Command {
+	if version == "" {
+		version = source()
+	}
 	root := &cobra.Command{
 		Use:           "stepin",
 		Short:         "Run a program under the debugger as if inside a pod",
@@ -102,7 +105,7 @@ func New(version string, stdout, stderr io.Writer) *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fail.New(fail.ConfigValue, cmd.CommandPath()+" --help", "%v", err)
 	})
-	root.AddCommand(dapCommand(), execCommand(), doctorCommand(version), versionCommand(version), configCommand(), agentCommand(), targetsCommand(version), sessionsCommand(version), holderCommand())
+	root.AddCommand(dapCommand(version), execCommand(version), doctorCommand(version), versionCommand(version), configCommand(), agentCommand(), targetsCommand(version), sessionsCommand(version), holderCommand())
 	root.AddCommand(demo.Commands(os.Getenv(tunEnv), os.Getenv(fuseEnv))...)
 	return root
 }

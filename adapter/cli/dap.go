@@ -14,7 +14,7 @@ import (
 	"github.com/stepin-dev/stepin/pkg/fail"
 )
 
-func dapCommand() *cobra.Command {
+func dapCommand(version string) *cobra.Command {
 	var address string
 	cmd := &cobra.Command{
 		Use:   "dap [--listen 127.0.0.1:PORT|unix:PATH]",
@@ -34,7 +34,7 @@ func dapCommand() *cobra.Command {
 			o := dap.Options{
 				Parse:     func(raw json.RawMessage) (*config.Launch, error) { return launchConfig(raw, dir) },
 				Debuggers: map[string]dap.NewDebugger{"go": delve.New},
-				Start:     starter(place, log),
+				Start:     starter(version, place, log),
 				Place:     place,
 				Log:       log,
 			}

@@ -22,7 +22,7 @@ import (
 	"github.com/stepin-dev/stepin/pkg/session"
 )
 
-func execCommand() *cobra.Command {
+func execCommand(version string) *cobra.Command {
 	var f execFlags
 	cmd := &cobra.Command{
 		Use:   "exec [flags] -- COMMAND [ARGUMENT...]",
@@ -38,7 +38,7 @@ func execCommand() *cobra.Command {
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, args []string) error { return runExec(cmd, f, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return runExec(cmd, version, f, args) },
 	}
 	flags := cmd.Flags()
 	flags.SetInterspersed(false) // the command's own flags are its own
@@ -122,7 +122,7 @@ func (f execFlags) config(dir string) (*config.Launch, error) {
 	return config.Merge(file, raw)
 }
 
-func runExec(cmd *cobra.Command, f execFlags, args []string) error {
+func runExec(cmd *cobra.Command, version string, f execFlags, args []string) error {
 	dir, err := os.Getwd()
 	if err != nil {
 		return fail.Wrap(fail.Internal, err, "start it in an existing directory", "the working directory is gone")
@@ -138,7 +138,7 @@ func runExec(cmd *cobra.Command, f execFlags, args []string) error {
 	stderr := cmd.ErrOrStderr()
 	starting, cancel := untilSignal(cmd.Context())
 	defer cancel()
-	s, err := start(starting, session.Options{
+	s, err := start(starting, version, session.Options{
 		Config: c, Log: logger(stderr),
 		Notice: func(line string) { fmt.Fprintln(stderr, "stepin: "+printable(line)) },
 		Place:  session.Place{Program: here(program), Workdir: dir, Workspace: dir, Environ: os.Environ()},

@@ -14,20 +14,21 @@ import (
 )
 
 // parts are the programs inside this binary.
-func parts() session.Parts {
+func parts(version string) session.Parts {
 	return session.Parts{
-		Agent:  func() ([]byte, error) { return embedded.Agent(runtime.GOARCH) },
-		Stub:   embedded.Stub,
-		Keeper: embedded.Keeper,
-		Packed: embedded.Packed,
-		Boot:   embedded.Boot,
+		Version: version,
+		Agent:   func() ([]byte, error) { return embedded.Agent(runtime.GOARCH) },
+		Stub:    embedded.Stub,
+		Keeper:  embedded.Keeper,
+		Packed:  embedded.Packed,
+		Boot:    embedded.Boot,
 	}
 }
 
 // starter makes sessions for the adapter.
-func starter(place dap.Place, log *slog.Logger) dap.Starter {
+func starter(version string, place dap.Place, log *slog.Logger) dap.Starter {
 	return func(ctx context.Context, c *config.Launch, h dap.Hints, k dap.Hooks) (dap.Runner, error) {
-		s, err := start(ctx, session.Options{
+		s, err := start(ctx, version, session.Options{
 			Config: c, Log: log, Progress: k.Progress, Notice: k.Notice, Dir: k.Dir,
 			Place: session.Place{Program: h.Program, Debugger: h.Debugger, Workdir: h.Cwd, Workspace: h.Workspace, Environ: place.Environ},
 		})
@@ -41,8 +42,8 @@ func starter(place dap.Place, log *slog.Logger) dap.Starter {
 // traceEnv names a file that the agent lists its dials, look-ups and opens in, for the tests.
 const traceEnv = "STEPIN_TRACE"
 
-func start(ctx context.Context, o session.Options) (*session.Session, error) {
-	o.Parts = parts()
+func start(ctx context.Context, version string, o session.Options) (*session.Session, error) {
+	o.Parts = parts(version)
 	o.TunPath, o.FusePath = os.Getenv(tunEnv), os.Getenv(fuseEnv)
 	if path := os.Getenv(traceEnv); path != "" {
 		f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)

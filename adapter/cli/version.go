@@ -18,9 +18,6 @@ func versionCommand(version string) *cobra.Command {
 		Short: "Print the version",
 		Args:  exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if version == "" {
-				version = source()
-			}
 			fmt.Fprintln(cmd.OutOrStdout(), "stepin "+version+" "+runtime.Version()+" "+runtime.GOOS+"/"+runtime.GOARCH)
 			return nil
 		},
