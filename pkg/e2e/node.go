@@ -3,7 +3,6 @@ package e2e
 import (
 	"bufio"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -181,10 +180,11 @@ func (n *Node) Attached(t testing.TB) []string {
 func (n *Node) Tables(t testing.TB) []string {
 	t.Helper()
 	var found []string
-	for _, path := range n.networks(t) {
+	for ino, path := range n.networks(t) {
 		out, err := exec.CommandContext(Limit(t), "nsenter", "--net="+path, "nft", "list", "tables").Output()
 		if err != nil {
-			if _, gone := os.Stat(path); errors.Is(gone, os.ErrNotExist) {
+			var st unix.Stat_t
+			if gone := unix.Stat(path, &st); gone != nil || uint32(st.Ino) != ino { // or it is a plain file again, which CNI is about to remove
 				continue
 			}
 			t.Fatalf("nft list tables in %s: %v", path, err)
