@@ -22,12 +22,27 @@ type member struct {
 	parting bool  // its pod is about to end
 }
 
+const (
+	// maxMembers bounds the pods that send their requests here beside home: each has an agent on its node, a connection and
+	// some 100 KiB. What serves more has more requests than one debuggee answers.
+	maxMembers = 64
+	// maxStarts bounds the agents that start at a time: each is some ten requests to an API server that others need, too.
+	maxStarts = 4
+)
+
+// crew is the members that run. All but starts belongs to follow.
+type crew struct {
+	running sync.WaitGroup
+	starts  chan struct{} // holds one for each agent that starts
+	told    bool          // that there are too many pods
+}
+
 // follow keeps a link to each pod but the first for as long as both exist.
 func (c *cluster) follow(ctx context.Context) {
-	var running sync.WaitGroup
-	defer running.Wait()
+	crew := &crew{starts: make(chan struct{}, maxStarts)}
+	defer crew.running.Wait()
 	watched := make(chan error, 1)
-	running.Go(func() {
+	crew.running.Go(func() {
 		watched <- c.workload.Watch(ctx, func([]kube.Pod) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -35,7 +50,7 @@ func (c *cluster) follow(ctx context.Context) {
 		})
 	})
 	for {
-		pods, changed := c.meet(ctx, &running)
+		pods, changed := c.meet(ctx, crew)
 		c.restarts(pods)
 		select {
 		case <-changed:
@@ -51,7 +66,7 @@ func (c *cluster) follow(ctx context.Context) {
 }
 
 // meet starts a member for each pod that is new, and sees to it that those whose pods have gone do not stay for ever.
-func (c *cluster) meet(ctx context.Context, running *sync.WaitGroup) (pods []kube.Pod, changed <-chan struct{}) {
+func (c *cluster) meet(ctx context.Context, crew *crew) (pods []kube.Pod, changed <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	pods = c.workload.Pods()
@@ -59,10 +74,17 @@ func (c *cluster) meet(ctx context.Context, running *sync.WaitGroup) (pods []kub
 		if p.UID == c.firstUID || c.spent[p.UID] || c.members[p.UID] != nil {
 			continue
 		}
+		if len(c.members) >= maxMembers {
+			if !crew.told {
+				crew.told = true
+				c.s.notice(fmt.Sprintf("%s has more than %d pods: the others keep their requests", c.s.config.Target, maxMembers+1))
+			}
+			break
+		}
 		own, stop := context.WithCancel(ctx)
 		m := &member{way: way{c: c, pod: p}, uid: p.UID, stop: stop}
 		c.members[p.UID] = m
-		running.Go(func() { c.accompany(own, m) })
+		crew.running.Go(func() { c.accompany(own, m, crew.starts) })
 	}
 	for uid, m := range c.members {
 		if !m.parting && !slices.ContainsFunc(pods, func(p kube.Pod) bool { return p.UID == uid }) {
@@ -75,7 +97,7 @@ func (c *cluster) meet(ctx context.Context, running *sync.WaitGroup) (pods []kub
 
 // accompany takes the requests of a member's pod until that has gone. Until then what is under way is brought to its end:
 // the link stays for as long as the agent does.
-func (c *cluster) accompany(ctx context.Context, m *member) {
+func (c *cluster) accompany(ctx context.Context, m *member, starts chan struct{}) {
 	defer func() {
 		m.stop()
 		c.mu.Lock()
@@ -94,7 +116,13 @@ func (c *cluster) accompany(ctx context.Context, m *member) {
 	for said := ""; ctx.Err() == nil; {
 		o := c.s.linkOptions(dial)
 		o.notice = func(line string) { c.s.notice("pod " + name + ": " + line) }
+		select {
+		case starts <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
 		l, err := newLink(ctx, o)
+		<-starts
 		if err == nil {
 			err = c.keep(ctx, m, l)
 		}
