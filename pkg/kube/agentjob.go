@@ -35,7 +35,7 @@ type probed struct {
 
 // probe asks the API server, by dry runs, which rungs it admits. One round trip, all side by side.
 func (c *Cluster) probe(ctx context.Context, o jobOptions) (*probed, error) {
-	p := &probed{arch: defaultArch}
+	p := &probed{}
 	o.agent, o.parts = "dry-run", []string{"dry-run"}
 	if o.config.Image != "" {
 		o.agent, o.parts = o.config.Image, nil
@@ -69,14 +69,7 @@ func (c *Cluster) probe(ctx context.Context, o jobOptions) (*probed, error) {
 	if o.config.Image == "" && o.config.Mode != "pod" {
 		calls = append(calls, func() error { mute.Store(!c.mayAttach(ctx, o.pod.Namespace)); return nil })
 	}
-	if o.config.Image == "" {
-		calls = append(calls, func() error {
-			if node, err := c.client.CoreV1().Nodes().Get(ctx, o.pod.Node, metav1.GetOptions{}); err == nil && node.Status.NodeInfo.Architecture != "" {
-				p.arch = node.Status.NodeInfo.Architecture
-			}
-			return nil // without the right the architecture is a guess
-		})
-	}
+	calls = append(calls, func() (err error) { p.arch, err = c.askNode(ctx, o.pod); return err })
 	err := each(len(calls), func(i int) error { return calls[i]() })
 	p.overtaken = overtaken.Load()
 	for r := rungNet; r <= rungBare && mute.Load(); r++ {
@@ -85,6 +78,26 @@ func (c *Cluster) probe(ctx context.Context, o jobOptions) (*probed, error) {
 		}
 	}
 	return p, err
+}
+
+// askNode returns the architecture of the pod's node, which is a guess without the right to ask. A node that is gone is
+// named here: an agent on it would be waited for in vain.
+func (c *Cluster) askNode(ctx context.Context, pod Pod) (arch string, err error) {
+	node, err := c.client.CoreV1().Nodes().Get(ctx, pod.Node, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return "", fail.New(fail.TargetNotReady, "wait until the pod is somewhere else: kubectl get pods -o wide -n "+pod.Namespace,
+			"node %s, where pod %s is, does not exist any more", pod.Node, pod.Name)
+	}
+	if err != nil {
+		return defaultArch, nil
+	}
+	for _, condition := range node.Status.Conditions {
+		if condition.Type == corev1.NodeReady && condition.Status != corev1.ConditionTrue {
+			return "", fail.New(fail.TargetNotReady, "kubectl describe node "+pod.Node,
+				"node %s, where pod %s is, is not ready: %s", pod.Node, pod.Name, firstNonEmpty(condition.Message, condition.Reason))
+		}
+	}
+	return firstNonEmpty(node.Status.NodeInfo.Architecture, defaultArch), nil
 }
 
 // askJob asks about the Job, which a right is needed for, and about its pod, which policies look at. Where pods cannot be
@@ -249,11 +262,11 @@ func (a *Agent) makeJob(ctx context.Context, o jobOptions, arch string) error {
 	settling, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyWait)
 	settled := make(chan struct{})
 	a.made.settled, a.made.hurry = settled, cancel
-	go func() {
+	a.c.settling.Go(func() {
 		defer close(settled)
 		defer cancel()
 		a.c.settle(settling, created, upload)
-	}()
+	})
 	return nil
 }
 

@@ -182,6 +182,21 @@ printf '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential",
 	}
 }
 
+// TestEnding: of a node's words the end is what says something.
+func TestEnding(t *testing.T) {
+	long := strings.Repeat("failed to do something: ", 20)
+	for words, want := range map[string]string{
+		"":                       "",
+		"the container has gone": "the container has gone",
+		`error forwarding port 7071 to pod 2f1c, uid : failed to execute portforward in network namespace "/var/run/netns/cni-5": failed to connect to localhost:7071 inside namespace "2f1c", IPv4: dial tcp4 127.0.0.1:7071: connect: connection refused IPv6 dial tcp6: address localhost: no suitable address found`: "127.0.0.1:7071: connection refused",
+		long + "it is late": "… " + strings.Repeat("failed to do something: ", 6) + "it is late",
+	} {
+		if got := ending(words); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 // TestForwardAgain: where nothing listens yet, the next try goes over the same connection as long as the far end's workers
 // allow; what was written to a stream that was refused stays untaken there.
 func TestForwardAgain(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -67,7 +68,7 @@ func (s *stream) start(ping func()) {
 	go func() {
 		defer close(s.said)
 		text, _ := io.ReadAll(io.LimitReader(s.failed, maxErrorText))
-		s.text = strings.TrimSpace(string(text))
+		s.text = ending(strings.TrimSpace(string(text)))
 		if s.text != "" {
 			_ = s.data.Reset() // the node is done with this stream, and may forget to end the other
 		}
@@ -89,6 +90,28 @@ func (s *stream) start(ping func()) {
 			}
 		}
 	}()
+}
+
+// maxEnding bounds what is shown of a node's words, in bytes.
+const maxEnding = 160
+
+// refusedDial is what lies innermost in a node's words, said for one family and then for the other.
+var refusedDial = regexp.MustCompile(`dial tcp[46]? (\S+): connect: ([a-z ]+?)(?: IPv6.*)?$`)
+
+// ending is the end of a node's words: each layer of the node puts its own before, with namespaces and numbers that mean
+// nothing to a developer.
+func ending(words string) string {
+	if m := refusedDial.FindStringSubmatch(words); m != nil {
+		return m[1] + ": " + m[2]
+	}
+	if len(words) <= maxEnding {
+		return words
+	}
+	words = strings.ToValidUTF8(words[len(words)-maxEnding:], "")
+	if _, after, found := strings.Cut(words, ": "); found {
+		words = after
+	}
+	return "… " + words
 }
 
 // Read returns ErrNotYet where the pod refused the connection, and the node's own words for any other failure.
