@@ -28,10 +28,10 @@ const idleTTL = 6 * time.Second
 // developer is one user at a machine of his own: with a runtime directory and a host name that are nobody else's.
 type developer struct {
 	Stepin
-	c             *Cluster
-	t             *testing.T
-	ns, pod, name string
-	program       string
+	c        *Cluster
+	t        *testing.T
+	ns, name string
+	program  string
 }
 
 // who is what others are shown of him.
