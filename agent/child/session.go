@@ -62,7 +62,7 @@ func (c *Child) message(s *session, kind wire.Kind, body []byte) {
 	case wire.KindTarget:
 		var t wire.Target
 		if wire.Decode(body, &t) == nil {
-			_ = c.caller.Tell(pair.OpTarget, pair.Target{Container: t.Container})
+			_ = c.caller.Tell(pair.OpTarget, pair.Target{Container: t.Container, Ending: t.Ending})
 		}
 	}
 }

@@ -117,8 +117,11 @@ type Stop struct {
 	Other string
 }
 
-// Target names a container.
-type Target struct{ Container string }
+// Target names a container. Ending says that its end is the pod's.
+type Target struct {
+	Container string
+	Ending    bool
+}
 
 // Unsteal ends a steal.
 type Unsteal struct {

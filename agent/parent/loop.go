@@ -52,6 +52,9 @@ func (p *Parent) loop(ctx context.Context) error {
 			p.Log.Info("a token for", "who", j.who)
 			j.answer <- p.tokens.mint(p.table.Uses)
 		case <-p.ended:
+			if p.ending { // its network goes next, and would leave stolen connections in silence
+				return p.retire(podGone)
+			}
 			p.targetEnded()
 		case <-p.sandbox:
 			if p.sandbox = p.target.sandboxEnd(); !p.target.sandbox(os.Getpid(), p.child.cmd.Process.Pid) {
@@ -224,6 +227,7 @@ func (p *Parent) view(t *target, notice string) {
 // follows is a session's word on which container took the target's place. It sees the pod's status; it cannot name
 // another than one of this sandbox that began after the target had ended.
 func (p *Parent) follows(q pair.Target) {
+	p.ending = p.ending || q.Ending && p.target.kube()
 	if len(q.Container) != idLen {
 		return
 	}

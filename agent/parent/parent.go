@@ -80,6 +80,7 @@ type Parent struct {
 	looked    time.Time // when its successor was looked for
 	hint      string    // the container that a session said is the target's successor
 	guessed   bool      // the target was found without such a word
+	ending    bool      // a session said that the pod is being deleted
 	noUDP     string    // why UDP ports cannot be stolen; "" if they can
 	joined    bool      // there was a session
 	leaving   bool      // no session may join any more

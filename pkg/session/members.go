@@ -86,13 +86,33 @@ func (c *cluster) meet(ctx context.Context, crew *crew) (pods []kube.Pod, change
 		c.members[p.UID] = m
 		crew.running.Go(func() { c.accompany(own, m, crew.starts) })
 	}
+	ended := func(uid string) bool {
+		return !slices.ContainsFunc(pods, func(p kube.Pod) bool { return p.UID == uid })
+	}
+	if !c.parting && c.firstUID != "" && ended(c.firstUID) {
+		c.parting = true
+		farewell(c.s.link, &c.first)
+	}
 	for uid, m := range c.members {
-		if !m.parting && !slices.ContainsFunc(pods, func(p kube.Pod) bool { return p.UID == uid }) {
+		if !m.parting && ended(uid) {
 			m.parting = true
+			farewell(m.link, &m.way)
 			time.AfterFunc(parting, m.stop)
 		}
 	}
 	return pods, c.changed
+}
+
+// farewell tells an agent that its pod is about to end, so that it leaves with the container: after that the pod's network
+// goes, and what is connected over it would never learn of it.
+func farewell(l *link, w *way) {
+	if l == nil {
+		return
+	}
+	if conn, _ := l.current(); conn != nil {
+		target := wire.Target{Container: w.current().ContainerID, Ending: true}
+		go func() { _ = conn.Send(wire.KindTarget, target) }() // to one that is lost there is nothing to say
+	}
 }
 
 // accompany takes the requests of a member's pod until that has gone. Until then what is under way is brought to its end:

@@ -242,9 +242,11 @@ type Stop struct {
 	Session string `json:"session"`
 }
 
-// Target names a container by its runtime's ID, without a scheme.
+// Target names a container by its runtime's ID, without a scheme. Ending says that its pod is being deleted: the
+// container's end is then the pod's.
 type Target struct {
 	Container string `json:"container"`
+	Ending    bool   `json:"ending,omitempty"`
 }
 
 // Attach asks for a debugger on the process in the pod.
