@@ -115,6 +115,7 @@ func (l *link) redial(said bool) (*mux.Conn, error) {
 		saying.Do(func() { l.notice("the way to the agent is broken; trying again") })
 	})
 	defer silence.Stop()
+	denied := false // said that it is the credentials
 	for {
 		ctx, cancel := context.WithTimeout(l.ctx, l.try)
 		conn, welcome, err := l.dial(ctx, l.resume)
@@ -131,6 +132,10 @@ func (l *link) redial(said bool) (*mux.Conn, error) {
 			return nil, context.Canceled
 		case errors.Is(err, errGone), errors.As(err, &refusal):
 			return nil, err
+		case fail.CodeOf(err) == fail.ClusterCredentials && !denied: // which no trying cures
+			denied = true
+			saying.Do(func() {})
+			l.notice(fmt.Sprintf("the way to the agent is closed: %v; hint: %s", err, fail.Hint(err)))
 		default:
 			saying.Do(func() { l.notice(fmt.Sprintf("the way to the agent is broken (%v); trying again", err)) })
 		}
