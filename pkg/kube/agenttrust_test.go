@@ -13,6 +13,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/stepin-dev/stepin/pkg/config"
@@ -272,6 +273,72 @@ func TestPlantedLate(t *testing.T) {
 	case <-ended:
 	case <-limited15(t).Done():
 		t.Error("the Job is left")
+	}
+	_ = a.Discard(limited15(t))
+}
+
+// What was sent is not sent again, as long as it is the very same that is there.
+func TestSentOnce(t *testing.T) {
+	u := newUpload([]byte("boot"), []byte("the agent for arm64"))
+	at := "GET " + shopMaps + "/" + u.names[0]
+	evil := func(m *corev1.ConfigMap) { m.BinaryData["boot"] = []byte("evil") }
+	there := func(uid types.UID) http.HandlerFunc {
+		return holding(u.configMap(0, "shop", nil), evil, func(m *corev1.ConfigMap) { m.UID = uid })
+	}
+	for name, test := range map[string]struct {
+		now   http.HandlerFunc
+		posts int
+		same  bool // name
+	}{
+		"there":   {there("made-here"), 1, true}, // what is immutable cannot have changed
+		"gone":    {refusing(404, "NotFound", "gone"), 2, true},
+		"another": {there("another"), 3, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var s *apiServer
+			s = agentServer(t, map[string]http.HandlerFunc{at: test.now, "POST " + shopMaps: func(w http.ResponseWriter, r *http.Request) {
+				if s.count("POST "+shopMaps) == 2 && name == "another" {
+					refusing(409, "AlreadyExists", "exists")(w, r)
+					return
+				}
+				echoing(w, r)
+			}})
+			c := open(t, s)
+			for range 2 {
+				if err := c.send(limited15(t), "shop", newUpload([]byte("boot"), []byte("the agent for arm64"))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if s.count("POST "+shopMaps) != test.posts {
+				t.Errorf("sent %d times", s.count("POST "+shopMaps))
+			}
+			if got := c.sent["shop/"+u.hash].names[0]; (got == u.names[0]) != test.same {
+				t.Errorf("it is %s", got)
+			}
+		})
+	}
+}
+
+// Two Jobs may become owners of a ConfigMap at the same moment, and a session that is over at once waits for that.
+func TestAdopt(t *testing.T) {
+	u := newUpload([]byte("boot"), []byte("the agent for arm64"))
+	at := "PATCH " + shopMaps + "/" + u.names[0]
+	var s *apiServer
+	s = agentServer(t, map[string]http.HandlerFunc{at: func(w http.ResponseWriter, r *http.Request) {
+		if s.count(at) < 3 {
+			refusing(409, "Conflict", "it was changed")(w, r)
+			return
+		}
+		holding(u.configMap(0, "shop", nil))(w, r)
+	}})
+	c := open(t, s)
+	a, err := c.Agent(limited15(t), agentOptions(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	if n := s.count(at); n != 3 {
+		t.Errorf("tried %d times", n)
 	}
 	_ = a.Discard(limited15(t))
 }

@@ -36,18 +36,18 @@ const (
 // it must have sh, cat and chmod, and a directory that may be written to and executed from. The scripts look for one
 // in the same places. What is written is gone with the ephemeral container: its file system is its own.
 //
-// The watchdog must leave no process behind, since those would be the target's first process's to reap. Without a sleep in
-// the image there is none.
+// While the agent arrives the script looks every 50 ms, or every second where sleep knows no fractions, whether it has: a
+// process that slept all the time would have to be ended then, and a signal to what is about to execute sleep may be lost.
+// Without a sleep in the image the wait has no bound.
 const (
 	placesScript = `for d in /tmp /var/tmp /dev/shm /run "$HOME" ""; do f=$d/.stepin-agent; `
 	arriveScript = placesScript +
 		`(printf '#!/bin/sh\nexit 0\n' >"$f" && chmod 700 "$f" && "$f") 2>/dev/null && break; f=; done; ` +
 		`if [ -z "$f" ]; then echo "no directory of this image may be written to and executed from" >&2; exit 1; fi; ` +
-		`exec 3<&0; late=; trap 'late=1; kill "$c"' ALRM; ` +
-		`(trap 'kill $!; wait; exit' TERM; exec 3<&-; sleep ` + arrivalSeconds + ` & wait $! && kill -ALRM $$) 2>/dev/null & w=$!; ` +
-		`cat <&3 >"$f" & c=$!; wait "$c"; r=$?; kill "$w" 2>/dev/null; wait "$w"; trap - ALRM; exec 3<&-; ` +
-		`if [ -n "$late" ]; then echo "` + neverArrived + `" >&2; exit 1; fi; ` +
-		`[ "$r" = 0 ] || exit "$r"; exec "$f" "$@"`
+		`exec 3<&0; cat <&3 >"$f" & c=$!; p=0.05 n=2400; sleep $p 2>/dev/null || { p=1; n=` + arrivalSeconds + `; }; ` +
+		`while kill -0 "$c" 2>/dev/null && sleep $p; do n=$((n-1)); ` +
+		`if [ $n -le 0 ]; then kill "$c"; echo "` + neverArrived + `" >&2; exit 1; fi; done; ` +
+		`exec 3<&-; wait "$c" || exit; exec "$f" "$@"`
 	joinScript = placesScript + `[ -x "$f" ] && exec "$f" "$@"; done; echo "the agent's file is not there" >&2; exit 1`
 
 	neverArrived = "whoever has added this container did not send the agent within " + arrivalSeconds + " s"

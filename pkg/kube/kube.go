@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
@@ -56,7 +57,25 @@ type Cluster struct {
 	plugin      *plugin         // nil = no exec plugin
 	sending     sync.Mutex      // held while an agent is uploaded
 	sent        map[string]sent // by namespace and hash
+	settling    sync.WaitGroup  // of agents that have been made
 	spdyOnly    atomic.Bool     // a WebSocket was refused where SPDY was not: it is not tried again
+}
+
+// closeWait bounds the end of what goes on beside starts: a session may be over before its agent's ConfigMaps have an owner.
+const closeWait = 2 * time.Second
+
+// Close waits a little for what goes on beside the starts of agents. They must all have come to their end, one way or the
+// other.
+func (c *Cluster) Close() {
+	settled := make(chan struct{})
+	go func() {
+		defer close(settled)
+		c.settling.Wait()
+	}()
+	select {
+	case <-settled:
+	case <-time.After(closeWait):
+	}
 }
 
 // Namespace is where targets are looked for.
