@@ -39,7 +39,8 @@ type cluster struct {
 	hello    wire.Hello
 	begin    func(context.Context, kube.Pod) (podAgent, error) // finds or starts a pod's agent
 	workload workload
-	first    way // to the pod that the session began with
+	leave    func() // ends what the cluster's own code still does
+	first    way    // to the pod that the session began with
 
 	mu       sync.Mutex
 	changed  chan struct{} // closed and replaced when the pods or the members have changed
@@ -81,17 +82,19 @@ func newCluster(ctx context.Context, s *Session) (reach, error) {
 	if err != nil {
 		return nil, err
 	}
-	return makeCluster(s, hello, w, func(ctx context.Context, pod kube.Pod) (podAgent, error) {
+	c := makeCluster(s, hello, w, func(ctx context.Context, pod kube.Pod) (podAgent, error) {
 		a, err := k.Agent(ctx, s.agentOptions(pod, hello.Who))
 		if err != nil {
 			return nil, err
 		}
 		return a, nil
-	}), nil
+	})
+	c.leave = k.Close
+	return c, nil
 }
 
 func makeCluster(s *Session, hello wire.Hello, w workload, begin func(context.Context, kube.Pod) (podAgent, error)) *cluster {
-	c := &cluster{s: s, hello: hello, workload: w, begin: begin, changed: make(chan struct{}), members: map[string]*member{}, spent: map[string]bool{}}
+	c := &cluster{s: s, hello: hello, workload: w, begin: begin, changed: make(chan struct{}), members: map[string]*member{}, spent: map[string]bool{}, leave: func() {}}
 	c.first.c = c
 	return c
 }
@@ -390,5 +393,5 @@ func (c *cluster) try() time.Duration { return clusterTry }
 // final: the end of a pod or of its agent is not the session's; the next dial finds what takes its place.
 func (c *cluster) final(bye mux.ByeError) bool { return bye.Stopped }
 
-// close has nothing to undo: the agents end by themselves, and with them what is in the cluster.
-func (c *cluster) close() {}
+// close has nothing to undo: the agents end by themselves, and with them what is in the cluster, once it is theirs.
+func (c *cluster) close() { c.leave() }
