@@ -45,6 +45,7 @@ type cluster struct {
 	mu       sync.Mutex
 	changed  chan struct{} // closed and replaced when the pods or the members have changed
 	firstUID string
+	parting  bool               // the first pod is about to end
 	homeUID  string             // firstUID until that has gone
 	members  map[string]*member // by the pod's UID
 	spent    map[string]bool    // UIDs of pods whose agents do not answer, or are not to be asked again
