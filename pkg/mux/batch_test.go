@@ -44,7 +44,11 @@ func TestBatch(t *testing.T) {
 	case <-conn.begun:
 		t.Fatal("a header was written without its body")
 	}
-	write(header) // the body, although it looks like a header
+	first := make(chan error)
+	go func() { // alone, hence written at once
+		_, err := b.Write(header) // the body, although it looks like a header
+		first <- err
+	}()
 	<-conn.begun
 	write(window)
 	write(header)
@@ -57,6 +61,9 @@ func TestBatch(t *testing.T) {
 	default:
 	}
 	conn.take <- struct{}{}
+	if err := <-first; err != nil {
+		t.Error(err)
+	}
 	<-conn.begun
 	conn.take <- struct{}{}
 	<-all
@@ -73,9 +80,11 @@ func TestBatch(t *testing.T) {
 func TestBatchFails(t *testing.T) {
 	conn := &slowly{begun: make(chan struct{}), take: make(chan struct{}), err: io.ErrShortWrite}
 	b := newBatch(conn)
-	if _, err := b.Write([]byte("one")); err != nil {
-		t.Fatal(err)
-	}
+	first := make(chan error)
+	go func() {
+		_, err := b.Write([]byte("one"))
+		first <- err
+	}()
 	<-conn.begun
 	if _, err := b.Write(make([]byte, maxPending)); err != nil {
 		t.Fatal(err)
@@ -87,8 +96,10 @@ func TestBatchFails(t *testing.T) {
 	}()
 	all := b.written()
 	conn.take <- struct{}{}
-	if err := <-full; !errors.Is(err, io.ErrShortWrite) {
-		t.Error(err)
+	for _, failed := range []chan error{first, full} {
+		if err := <-failed; !errors.Is(err, io.ErrShortWrite) {
+			t.Error(err)
+		}
 	}
 	<-all
 	<-b.written()
