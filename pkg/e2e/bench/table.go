@@ -65,7 +65,7 @@ func (p Parts) String() string {
 	case !p.Known:
 		return "not known"
 	case p.Together:
-		return fmt.Sprintf("%s + %s a %s", micro(p.Front), micro(p.Channel), p.Per)
+		return fmt.Sprintf("(together %s) + %s a %s", micro(p.Front), micro(p.Channel), p.Per)
 	}
 	return fmt.Sprintf("%s + %s + %s a %s", micro(p.Front), micro(p.Agent), micro(p.Channel), p.Per)
 }
