@@ -344,7 +344,7 @@ func notYet(t *testing.T, b *bench) {
 			t.Errorf("the schema lacks %q", word)
 		}
 	}
-	for _, word := range []string{"mirror", "filter", "attach", "preload", "python", "node", "lldb", "none", "namespace", "kubeconfig", "image"} {
+	for _, word := range []string{"mirror", "filter", "attach", "preload", "python", "node", "lldb", "none"} {
 		if slices.Contains(known, word) {
 			t.Errorf("the schema has %q", word)
 		}
