@@ -146,6 +146,12 @@ func (a *fakeAgent) bye() {
 	_ = c.Close("the pod has gone")
 }
 
+func (a *fakeAgent) current() *mux.Conn {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.channel
+}
+
 func (a *fakeAgent) told() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -232,7 +238,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 // and so again when that one ends.
 func TestHomeMoves(t *testing.T) {
 	r := startAround(t, &fakePods{}, "a", "b")
-	eventually(t, "both are joined", func() bool { return r.count() == 2 && r.home() == "a" })
+	eventually(t, "both are joined", func() bool { return r.count() == 2 && r.home() == "a" && r.agent("b").current() != nil })
 	var of wire.Steal
 	if pod, ok := r.c.steal(r.link, &of); pod != "pod a" || !ok {
 		t.Errorf("home asks %q for its requests: %v", pod, ok)
@@ -243,10 +249,10 @@ func TestHomeMoves(t *testing.T) {
 	if got := r.home(); got != "a" {
 		t.Errorf("home has moved to %q before its pod has ended", got)
 	}
-	before := r.agent("b").channel
+	before := r.agent("b").current()
 	r.agent("a").bye()
 	eventually(t, "b is home", func() bool { return r.home() == "b" })
-	if r.agent("b").channel != before {
+	if r.agent("b").current() != before {
 		t.Error("the channel that was there is not the one that is used")
 	}
 	if _, ok := r.c.steal(r.link, &of); ok {
