@@ -382,7 +382,7 @@ func (a *Agent) askToken(ctx context.Context, command []string) error {
 		case errors.As(err, &exit):
 			return fail.New(fail.AgentRefused, "", "the agent that runs for this pod gave no token: %s", lastLine(exit.Stderr))
 		case errors.Is(err, ErrPodGone):
-			return fmt.Errorf("kube: joining: %w", ErrAgentGone)
+			return a.gone("its pod does not exist any more")
 		case !starting(err) && !errors.Is(err, errOverload):
 			if fail.CodeOf(err) == fail.ClusterForbidden {
 				return errNoExec(a.t.Namespace)

@@ -129,20 +129,35 @@ func (c *Cluster) unreachable(err error) error {
 		return fail.New(fail.ClusterUnreachable, "see certificate-authority in the kubeconfig",
 			"the certificate of the cluster %s is not trusted: %s", c.config.Host, cause(err))
 	}
+	var late net.Error
 	hint := "is the VPN up, and the cluster running? kubectl --context " + c.contextName + " get pods must work"
 	switch {
 	case errors.As(err, &dns):
 		return fail.New(fail.ClusterUnreachable, hint, "the cluster %s cannot be reached: its name cannot be resolved", c.config.Host)
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &op) && op.Timeout():
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &late) && late.Timeout(): // TLS has a time-out of its own
 		return fail.New(fail.ClusterUnreachable, hint, "the cluster %s does not answer", c.config.Host)
 	case errors.As(err, &op):
 		return fail.New(fail.ClusterUnreachable, hint, "the cluster %s cannot be reached: %v", c.config.Host, op.Err)
 	}
 	var at *url.Error
 	if errors.As(err, &at) {
+		if c.proxy() != "" && isStatus(at.Err.Error()) { // net/http says no more of what a proxy answers to CONNECT
+			return fail.New(fail.ClusterProxy, "see proxy-url in the kubeconfig, HTTPS_PROXY and NO_PROXY",
+				"the proxy%s on the way to the cluster refuses to lead there: %v", c.proxy(), at.Err)
+		}
 		return fail.New(fail.ClusterUnreachable, hint, "the cluster %s cannot be reached: %v", c.config.Host, at.Err)
 	}
 	return nil
+}
+
+// isStatus says that a text is that of an HTTP error.
+func isStatus(text string) bool {
+	for code := 400; code < 600; code++ {
+		if known := http.StatusText(code); known != "" && known == text {
+			return true
+		}
+	}
+	return false
 }
 
 // proxy is the address of the proxy with a space before, without its password; "" where none is known.

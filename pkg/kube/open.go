@@ -87,7 +87,7 @@ func Open(o Options) (*Cluster, error) {
 		return nil, unreadable(err, o.Kubeconfig)
 	}
 	if c.plugin != nil {
-		client.Transport = retrying{client.Transport}
+		client.Transport = retrying{client.Transport, c.plugin}
 	}
 	client.Transport = tracing{client.Transport, o.Log}
 	c.http = client

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -34,7 +35,8 @@ type plugin struct {
 	name     string // as the kubeconfig has it
 	hint     string // the kubeconfig's installHint
 	provider *clientcmdapi.ExecConfig
-	write    *os.File // our end of the pipe, which the plugin opens anew by its path in /proc
+	worked   atomic.Bool // it has been run with success
+	write    *os.File    // our end of the pipe, which the plugin opens anew by its path in /proc
 
 	mu     sync.Mutex
 	last   []string

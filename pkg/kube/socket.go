@@ -49,9 +49,10 @@ type kept struct {
 	until *time.Timer
 }
 
-// Prepare makes spare connections until there are as many, unless a proxy leads to the cluster. It does not wait.
+// Prepare makes spare connections until there are as many, unless a proxy leads to the cluster. It does not wait. A
+// connection runs an exec plugin, too, so the first request of a session comes before: nobody wants to sign in twice.
 func (c *Cluster) Prepare(ctx context.Context, wanted int) {
-	if c.proxied() || c.spdyOnly.Load() {
+	if c.proxied() || c.spdyOnly.Load() || c.plugin != nil && !c.plugin.worked.Load() {
 		return
 	}
 	s := &c.spare

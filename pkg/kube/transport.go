@@ -10,7 +10,10 @@ import (
 // the 401 for this: so this one returns when its context ends, and asks once more after a 401.
 //
 // Goroutines: one per request, which ends with it.
-type retrying struct{ base http.RoundTripper }
+type retrying struct {
+	base   http.RoundTripper
+	plugin *plugin
+}
 
 // RoundTrip is http.RoundTripper's.
 func (r retrying) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -40,6 +43,9 @@ func (r retrying) once(req *http.Request) (*http.Response, error) {
 	}()
 	select {
 	case got := <-done:
+		if got.err == nil {
+			r.plugin.worked.Store(true)
+		}
 		return got.resp, got.err
 	case <-req.Context().Done():
 		go func() {
