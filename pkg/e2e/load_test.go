@@ -134,9 +134,8 @@ func TestLoad(t *testing.T) {
 // classify lists what was lost by what it was lost with.
 func (l *load) classify(replies []reply, killed, cut []time.Time) {
 	l.t.Helper()
-	inCut, ended, rest := l.lost(replies, silentTime, cut...)
-	underWay, more, others := l.lost(rest, quickTime, killed...)
-	ended = append(ended, more...)
+	underWay, ended, rest := l.lost(replies, quickTime, killed...)
+	inCut, _, others := l.lost(rest, silentTime, cut...)
 	by, slowest := map[string]int{}, time.Duration(0)
 	for _, r := range replies {
 		if r.err == nil {
