@@ -19,9 +19,17 @@ func TestMain(m *testing.M) {
 // TestScripts runs the scripts of testdata: each is one behaviour as a user sees it.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata", RequireExplicitExec: true, RequireUniqueNames: true,
+		Dir: "testdata", RequireExplicitExec: true, RequireUniqueNames: true, Setup: shortDir,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exists-soon": existsSoon, "stop": stop},
 	})
+}
+
+// shortDir gives each script a directory $RUN of its own that is short enough to hold sockets, which $WORK may not be.
+func shortDir(env *testscript.Env) error {
+	dir, err := os.MkdirTemp("/tmp", "run")
+	env.Defer(func() { os.RemoveAll(dir) })
+	env.Setenv("RUN", dir)
+	return err
 }
 
 // existsSoon waits until a file exists.

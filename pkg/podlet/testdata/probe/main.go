@@ -22,6 +22,8 @@ func main() {
 func run(what string, args []string) error {
 	switch what {
 	case "serve": // ADDR…: tells each peer both addresses
+		term := make(chan os.Signal, 1)
+		signal.Notify(term, syscall.SIGTERM) // who sees it listen may end it
 		for _, a := range args {
 			l, err := net.Listen("tcp", a)
 			if err != nil {
@@ -29,8 +31,6 @@ func run(what string, args []string) error {
 			}
 			go serve(l)
 		}
-		term := make(chan os.Signal, 1)
-		signal.Notify(term, syscall.SIGTERM)
 		<-term
 		fmt.Println("ending")
 	case "dial": // NETWORK ADDR
