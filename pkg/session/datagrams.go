@@ -7,7 +7,6 @@ import (
 	"syscall"
 
 	"github.com/stepin-dev/stepin/pkg/mux"
-	"github.com/stepin-dev/stepin/pkg/netstack"
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
@@ -79,13 +78,13 @@ func (s *Session) serveDatagrams(r *mux.Request) {
 			return
 		}
 		if ch.Type == wire.ChunkData {
-			s.stack.SendUDP(in.Client, dst, ch.Data)
+			s.front.SendUDP(in.Client, dst, ch.Data)
 		}
 	}
 }
 
 // serve sends the debuggee's answers back to the client.
-func (f *datagramFlow) serve(c *netstack.PacketConn) {
+func (f *datagramFlow) serve(c packets) {
 	stop := context.AfterFunc(f.stream.Context(), func() { c.Close() })
 	defer stop()
 	buf, frame := make([]byte, wire.MaxChunk), []byte(nil)

@@ -14,29 +14,31 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stepin-dev/stepin/pkg/mux"
-	"github.com/stepin-dev/stepin/pkg/netstack"
 	"github.com/stepin-dev/stepin/pkg/policy"
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
 const dnsPort = 53
 
-// flowEnd makes a netstack flow an End for a relay.
-type flowEnd struct{ *netstack.Conn }
+// errOwn says that the debuggee itself listens where a flow leads: its own kernel has the flow.
+var errOwn = errors.New("session: the flow is the debuggee's own")
 
-func (e flowEnd) Readable() error {
-	e.WaitReadable()
-	return nil
+// packets is one UDP association as a front end hands it over. Refuse tells the debuggee an errno of the pod's.
+type packets interface {
+	io.ReadWriteCloser
+	Refuse(errno syscall.Errno)
+	LocalAddr() netip.AddrPort  // where the debuggee sends to
+	RemoteAddr() netip.AddrPort // the debuggee's socket
 }
 
-// tcp answers one SYN of the debuggee's: it dials where the verdict says before the debuggee's connect returns.
-func (s *Session) tcp(ctx context.Context, src, dst netip.AddrPort) (func(*netstack.Conn), error) {
-	host := s.askedByHostProgram("tcp", src, dst)
+// tcp decides on one connect of the debuggee's, and dials where the verdict says before that connect returns. host says
+// that a program of the developer's machine asks.
+func (s *Session) tcp(ctx context.Context, src, dst netip.AddrPort, host bool) (func(mux.End), error) {
 	if !host && s.isResolver(dst) {
-		return func(c *netstack.Conn) { _ = s.names.ServeTCP(s.ctx, c) }, nil
+		return func(c mux.End) { _ = s.names.ServeTCP(s.ctx, c) }, nil
 	}
 	if s.itself(dst.Addr()) && s.ports.own(s.ctx, "tcp", dst.Port()) {
-		return nil, netstack.ErrReturn
+		return nil, errOwn
 	}
 	v := s.verdict("tcp", dst, host)
 	s.log.Debug("outgoing tcp", "src", src, "dst", dst, "verdict", v.Where, "rule", v.Rule)
@@ -58,7 +60,7 @@ func (s *Session) tcp(ctx context.Context, src, dst netip.AddrPort) (func(*netst
 	return s.podTCP(ctx, src, dst)
 }
 
-func (s *Session) podTCP(ctx context.Context, src, dst netip.AddrPort) (func(*netstack.Conn), error) {
+func (s *Session) podTCP(ctx context.Context, src, dst netip.AddrPort) (func(mux.End), error) {
 	s.ports.settled(ctx, "tcp", dst)
 	stream, err := s.link.open(ctx, wire.KindDial, wire.Dial{Network: "tcp", Addr: dst, Source: src}, nil)
 	if errors.Is(err, mux.ErrLost) {
@@ -71,11 +73,11 @@ func (s *Session) podTCP(ctx context.Context, src, dst netip.AddrPort) (func(*ne
 	if err != nil {
 		return nil, errno(err, syscall.EHOSTUNREACH)
 	}
-	return func(c *netstack.Conn) { s.relays.Relay(stream, flowEnd{c}) }, nil
+	return func(c mux.End) { s.relays.Relay(stream, c) }, nil
 }
 
 // hostTCP dials from the developer's machine.
-func (s *Session) hostTCP(ctx context.Context, dst netip.AddrPort) (func(*netstack.Conn), error) {
+func (s *Session) hostTCP(ctx context.Context, dst netip.AddrPort) (func(mux.End), error) {
 	if dst.Addr().IsLoopback() && s.ports.listensOnHost(dst.Port()) {
 		return nil, syscall.ECONNREFUSED // our own listener for the debuggee: it would run in circles
 	}
@@ -84,7 +86,7 @@ func (s *Session) hostTCP(ctx context.Context, dst netip.AddrPort) (func(*netsta
 	if err != nil {
 		return nil, errno(err, syscall.EHOSTUNREACH)
 	}
-	return func(c *netstack.Conn) { join(flowEnd{c}, mux.TCP{TCPConn: conn.(*net.TCPConn)}) }, nil
+	return func(c mux.End) { join(c, mux.TCP{TCPConn: conn.(*net.TCPConn)}) }, nil
 }
 
 // join copies between two ends until both directions have ended, carrying half-closes and resets.
@@ -106,11 +108,10 @@ func join(a, b mux.End) {
 }
 
 // udp answers the first datagram of an association.
-func (s *Session) udp(ctx context.Context, src, dst netip.AddrPort) (func(*netstack.PacketConn), error) {
+func (s *Session) udp(ctx context.Context, src, dst netip.AddrPort, host bool) (func(packets), error) {
 	if flow := s.datagrams.of(src, dst); flow != nil {
 		return flow.serve, nil // an answer to a stolen datagram
 	}
-	host := s.askedByHostProgram("udp", src, dst)
 	if !host && s.isResolver(dst) {
 		return s.serveNames, nil
 	}
@@ -131,20 +132,20 @@ func (s *Session) udp(ctx context.Context, src, dst netip.AddrPort) (func(*netst
 }
 
 // returnDatagrams writes what the debuggee has sent to itself back to its kernel: it left before the port was native.
-func (s *Session) returnDatagrams(c *netstack.PacketConn) {
+func (s *Session) returnDatagrams(c packets) {
 	buf := make([]byte, wire.MaxChunk)
 	for {
 		n, err := c.Read(buf)
 		if err != nil {
 			return
 		}
-		if err := s.stack.SendUDP(c.RemoteAddr(), c.LocalAddr(), buf[:n]); err != nil {
+		if err := s.front.SendUDP(c.RemoteAddr(), c.LocalAddr(), buf[:n]); err != nil {
 			s.log.Debug("a datagram of the debuggee's to itself", "to", c.LocalAddr(), "err", err)
 		}
 	}
 }
 
-func (s *Session) podUDP(ctx context.Context, src, dst netip.AddrPort) (func(*netstack.PacketConn), error) {
+func (s *Session) podUDP(ctx context.Context, src, dst netip.AddrPort) (func(packets), error) {
 	stream, err := s.link.open(ctx, wire.KindAssociate, wire.Dial{Network: "udp", Addr: dst, Source: src}, nil)
 	if errors.Is(err, mux.ErrLost) {
 		if v := policy.Lost(s.config.OnLost); v.Where == policy.Deny {
@@ -155,11 +156,11 @@ func (s *Session) podUDP(ctx context.Context, src, dst netip.AddrPort) (func(*ne
 	if err != nil {
 		return nil, errno(err, syscall.EHOSTUNREACH)
 	}
-	return func(c *netstack.PacketConn) { relayDatagrams(stream, c) }, nil
+	return func(c packets) { relayDatagrams(stream, c) }, nil
 }
 
 // serveNames answers the questions of one UDP socket, several at a time.
-func (s *Session) serveNames(c *netstack.PacketConn) {
+func (s *Session) serveNames(c packets) {
 	const together = 16 // a resolver asks two at once; beyond this the association waits
 	slots := make(chan struct{}, together)
 	buf := make([]byte, wire.MaxChunk)
@@ -179,24 +180,24 @@ func (s *Session) serveNames(c *netstack.PacketConn) {
 	}
 }
 
-func (s *Session) hostUDP(ctx context.Context, dst netip.AddrPort) (func(*netstack.PacketConn), error) {
+func (s *Session) hostUDP(ctx context.Context, dst netip.AddrPort) (func(packets), error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "udp", dst.String())
 	if err != nil {
 		return nil, errno(err, syscall.EHOSTUNREACH)
 	}
-	return func(c *netstack.PacketConn) { relayHostDatagrams(conn.(*net.UDPConn), c) }, nil
+	return func(c packets) { relayHostDatagrams(conn.(*net.UDPConn), c) }, nil
 }
 
 // hostThenPodUDP decides by the first datagram to a loopback address: whether anybody listens on this machine is known
 // as soon as it has been sent there.
-func (s *Session) hostThenPodUDP(ctx context.Context, src, dst netip.AddrPort) (func(*netstack.PacketConn), error) {
+func (s *Session) hostThenPodUDP(ctx context.Context, src, dst netip.AddrPort) (func(packets), error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "udp", dst.String())
 	if err != nil {
 		return s.podUDP(ctx, src, dst)
 	}
-	return func(c *netstack.PacketConn) {
+	return func(c packets) {
 		host := conn.(*net.UDPConn)
 		buf := make([]byte, wire.MaxChunk)
 		n, err := c.Read(buf)
@@ -239,7 +240,7 @@ func refused(c *net.UDPConn) bool {
 }
 
 // relayHostDatagrams moves datagrams between a socket of this machine and c until either ends, then closes both.
-func relayHostDatagrams(conn *net.UDPConn, c *netstack.PacketConn) {
+func relayHostDatagrams(conn *net.UDPConn, c packets) {
 	go func() {
 		defer c.Close()
 		buf := make([]byte, wire.MaxChunk)
@@ -270,7 +271,7 @@ func relayHostDatagrams(conn *net.UDPConn, c *netstack.PacketConn) {
 
 // relayDatagrams moves datagrams between a stream's chunks and c until either ends, then closes both. The errnos that
 // the pod's kernel reported become the debuggee's.
-func relayDatagrams(stream *mux.Stream, c *netstack.PacketConn) {
+func relayDatagrams(stream *mux.Stream, c packets) {
 	go func() {
 		defer c.Close()
 		chunks := wire.NewChunkReader(stream)
@@ -301,13 +302,6 @@ func relayDatagrams(stream *mux.Stream, c *netstack.PacketConn) {
 			return
 		}
 	}
-}
-
-// askedByHostProgram says whether the process behind a flow belongs to the developer's machine: a debugger, compiler
-// or package manager that the debuggee started. Who cannot be found is the debuggee.
-func (s *Session) askedByHostProgram(network string, src, dst netip.AddrPort) bool {
-	pid, err := s.ns.Owner(network, src, dst)
-	return err == nil && s.isHostProgram(pid)
 }
 
 // verdict says where a flow leaves from. Rules by name go by the names that led the debuggee to the address.

@@ -103,7 +103,7 @@ func (p *ports) watch(ctx context.Context) {
 func (p *ports) look(ctx context.Context) error {
 	p.looking.Lock()
 	defer p.looking.Unlock()
-	listeners, err := p.s.ns.Listeners()
+	listeners, err := p.s.front.Listeners()
 	if err == nil && ctx.Err() == nil {
 		p.reconcile(ctx, listeners)
 	}
@@ -135,7 +135,7 @@ func (p *ports) drain(all bool) {
 		return
 	}
 	p.fresh = false
-	busy, err := p.s.ns.Connected()
+	busy, err := p.s.front.Connected()
 	if err != nil {
 		p.s.log.Debug("reading the debuggee's connections", "err", err)
 		return
@@ -153,7 +153,7 @@ func (p *ports) drain(all bool) {
 }
 
 func (p *ports) disown(k portKey) {
-	if err := p.s.ns.DisownPort(k.network, k.number); err != nil {
+	if err := p.s.front.DisownPort(k.network, k.number); err != nil {
 		p.s.log.Debug("giving a port back", "port", k.number, "err", err)
 	}
 }
@@ -196,7 +196,7 @@ func sorted(addrs []netip.Addr) []netip.Addr {
 
 // begin opens a port. Its network rules come first: the debuggee may connect to itself right after listen.
 func (p *ports) begin(ctx context.Context, k portKey, addrs []netip.Addr) {
-	if err := p.s.ns.OwnPort(k.network, k.number); err != nil {
+	if err := p.s.front.OwnPort(k.network, k.number); err != nil {
 		p.s.log.Warn("making a port the debuggee's own", "port", k.number, "err", err)
 	}
 	ctx, cancel := context.WithCancel(ctx)

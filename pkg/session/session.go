@@ -19,7 +19,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/stepin-dev/stepin/pkg/config"
@@ -27,7 +26,6 @@ import (
 	"github.com/stepin-dev/stepin/pkg/mux"
 	"github.com/stepin-dev/stepin/pkg/names"
 	"github.com/stepin-dev/stepin/pkg/namespaces"
-	"github.com/stepin-dev/stepin/pkg/netstack"
 	"github.com/stepin-dev/stepin/pkg/podfs"
 	"github.com/stepin-dev/stepin/pkg/policy"
 	"github.com/stepin-dev/stepin/pkg/resolv"
@@ -98,8 +96,7 @@ type Session struct {
 	link      *link             // home's
 	links     links             // home's and the others', with mu
 	guard     *namespaces.Guard // until there are namespaces
-	ns        *namespaces.Namespaces
-	stack     *netstack.Stack
+	front     frontEnd          // nil until the start has come to it
 	fs        *podfs.FS
 	names     *names.Resolver
 	ports     *ports
@@ -322,14 +319,6 @@ func (s *Session) describe(ctx context.Context, asked []string) error {
 
 // enter makes the namespaces and becomes their network and files.
 func (s *Session) enter(ctx context.Context) error {
-	stub, err := s.options.Parts.Stub()
-	if err != nil {
-		return err
-	}
-	keeper, err := s.options.Parts.Keeper()
-	if err != nil {
-		return err
-	}
 	s.fs = podfs.New(podfs.Config{Source: files{s.link, &s.plan, &s.entered, s.attrs}, Covered: s.plan.Covered, Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid()),
 		PerProcess: s.plan.HostView, HostView: func(pid uint32) bool { return s.isHostProgram(int(pid)) },
 		Notice: s.notice, Log: s.log})
@@ -344,19 +333,14 @@ func (s *Session) enter(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	plan := namespaces.Plan{Addrs: s.pod.Addrs, Cover: s.plan.Cover, Hide: s.plan.Hide, Host: s.plan.Host,
-		Blank: s.blank(), Dir: s.dir,
-		TunPath: s.options.TunPath, FusePath: s.options.FusePath}
-	if s.config.Hostname {
-		plan.Hostname = s.pod.Hostname
-	}
-	if s.ns, err = namespaces.Start(ctx, plan, namespaces.Options{ServeFUSE: s.fs.Serve, Log: s.log, Stub: stub, Keeper: keeper}); err != nil {
+	front, err := newNamespaced(ctx, s)
+	if err != nil {
 		return err
 	}
+	s.front = front
 	s.guard.Dismiss()
-	s.stack, err = netstack.New(netstack.Config{Tun: s.ns.Tun(), Loopback6: s.ns.Loopback6(), Log: s.log, TCP: s.tcp, UDP: s.udp})
 	s.entered.Store(true)
-	return err
+	return nil
 }
 
 // announce says what this session has and what it lacks.
@@ -400,8 +384,8 @@ func (s *Session) follow() {
 		select {
 		case <-s.ctx.Done():
 			return
-		case <-s.ns.Done():
-			err := s.ns.Err()
+		case <-s.front.Done():
+			err := s.front.Err()
 			if err == nil {
 				err = errors.New("they were ended from outside")
 			}
@@ -468,11 +452,8 @@ func (s *Session) Close() error {
 		case <-left:
 		case <-time.After(giveBack): // one that is down may have something to tidy up, which is not the debuggee's business
 		}
-		if s.ns != nil {
-			err = s.ns.Close()
-		}
-		if s.stack != nil {
-			s.stack.Close()
+		if s.front != nil {
+			err = s.front.Close()
 		}
 		if s.fs != nil {
 			s.log.Debug("round trips", "streams", s.link.opened.Load(), "files", fmt.Sprintf("%+v", s.fs.Stats()))
@@ -495,32 +476,11 @@ func (s *Session) Close() error {
 func (s *Session) Dir() string { return s.dir }
 
 // Wrap returns the command line that runs argv in the pod's place.
-func (s *Session) Wrap(argv []string) []string { return s.ns.Wrap(argv) }
+func (s *Session) Wrap(argv []string) []string { return s.front.Wrap(argv) }
 
 // Begin starts a command in the pod's place; its path and arguments are as seen there. A program that cannot be run there
 // is an error, not a status.
-func (s *Session) Begin(cmd *exec.Cmd) error {
-	program := cmd.Path
-	err := s.ns.Begin(cmd)
-	var refused *namespaces.ExecError
-	if !errors.As(err, &refused) {
-		return err
-	}
-	switch {
-	case refused.Status == exitMissing:
-		return fail.New(fail.ProgramMissing, "it takes a path of this machine, or of the pod where the pod's files are seen",
-			"%s: no such program in the pod's place", program)
-	case refused.Errno == syscall.ENOEXEC:
-		return fail.Wrap(fail.ProgramMissing, refused.Errno, "run it by its interpreter; or build it for this machine", "%s is not a program", program)
-	case refused.Errno != 0:
-		return fail.Wrap(fail.ProgramMissing, refused.Errno, "chmod +x, or run it by its interpreter; not everything can be run from where the pod's files are seen",
-			"%s cannot be run in the pod's place", program)
-	}
-	return fail.New(fail.Internal, "start it again", "%s cannot be run in the pod's place: %s", program, refused.Text)
-}
-
-// exitMissing is the stub's status where there is no such program.
-const exitMissing = 127
+func (s *Session) Begin(cmd *exec.Cmd) error { return s.front.Begin(cmd) }
 
 // SetPaused says that the debuggee stands at a breakpoint; all its agents are told. It does not wait.
 func (s *Session) SetPaused(paused bool) {
