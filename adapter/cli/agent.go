@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -35,7 +36,7 @@ const agentEntry = "stepin-agent"
 // agentArchs are the architectures of the image's index: those that the agent is built for.
 var agentArchs = []string{"amd64", "arm64"}
 
-func agentCommand() *cobra.Command {
+func agentCommand(version string) *cobra.Command {
 	image := &cobra.Command{
 		Use:   "image",
 		Short: "Make an image of the agent, for agent.image",
@@ -45,11 +46,22 @@ func agentCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	image.AddCommand(&cobra.Command{
-		Use:   "save FILE",
+		Use:   "save FILE [NAME]",
 		Short: "Write it to a file, as an OCI archive for amd64 and arm64 (- for standard output)",
-		Args:  exactly(1),
+		Long: "Write it to a file, as an OCI archive for amd64 and arm64 (- for standard output). The archive holds the image's name,\n" +
+			"so that what reads it knows how to call the image: NAME, else stepin-agent with this stepin's version.",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 2 {
+				return nil
+			}
+			return exactly(1)(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return saveImage(cmd.OutOrStdout(), args[0])
+			ref := defaultImage(version)
+			if len(args) > 1 {
+				ref = args[1]
+			}
+			return saveImage(cmd.OutOrStdout(), args[0], ref)
 		},
 	}, &cobra.Command{
 		Use:   "load NAME",
@@ -129,10 +141,68 @@ func agentImage(arch string) (v1.Image, error) {
 	return image, nil
 }
 
-// saveImage writes an OCI archive: a tar of an image layout, which containerd, podman, skopeo and docker (25 and later)
-// import.
-func saveImage(stdout io.Writer, path string) (err error) {
+// defaultImage is the image's name where the user gives none.
+func defaultImage(version string) string {
+	tag := strings.Map(func(r rune) rune {
+		if r == '+' { // which a module's version may have, and a tag may not
+			return '-'
+		}
+		return r
+	}, version)
+	return agentEntry + ":" + tag
+}
+
+// fullName is a name as containerd and kubelet write it.
+func fullName(tag name.Tag) string {
+	return strings.Replace(tag.Name(), name.DefaultRegistry+"/", "docker.io/", 1)
+}
+
+// named is what an archive's index.json says: one image, by its name. containerd reads the first note, and adds no name
+// where there is none; others read the second (OCI image specification, annotations.md).
+func named(tag name.Tag) (v1.ImageIndex, error) {
 	index, err := agentIndex()
+	if err != nil {
+		return nil, err
+	}
+	return mutate.AppendManifests(mutate.IndexMediaType(empty.Index, types.OCIImageIndex), mutate.IndexAddendum{Add: index,
+		Descriptor: v1.Descriptor{Annotations: map[string]string{
+			"io.containerd.image.name": fullName(tag), "org.opencontainers.image.ref.name": tag.TagStr()}}}), nil
+}
+
+// dockerManifest is manifest.json, by which docker without containerd's store finds an image in an archive, and its name. It
+// knows one architecture, which is this machine's.
+func dockerManifest(tag name.Tag) ([]byte, error) {
+	image, err := agentImage(runtime.GOARCH)
+	if err != nil {
+		return nil, err
+	}
+	manifest, err := image.Manifest()
+	if err != nil {
+		return nil, fmt.Errorf("cli: making the image: %w", err)
+	}
+	blob := func(h v1.Hash) string { return "blobs/" + h.Algorithm + "/" + h.Hex }
+	d := tarball.Descriptor{Config: blob(manifest.Config.Digest), RepoTags: []string{fullName(tag)}}
+	for _, l := range manifest.Layers {
+		d.Layers = append(d.Layers, blob(l.Digest))
+	}
+	raw, err := json.Marshal(tarball.Manifest{d})
+	if err != nil {
+		return nil, fmt.Errorf("cli: making the image: %w", err)
+	}
+	return raw, nil
+}
+
+// saveImage writes an OCI archive: a tar of an image layout, which containerd, podman, skopeo and docker import.
+func saveImage(stdout io.Writer, path, ref string) (err error) {
+	tag, err := name.NewTag(ref)
+	if err != nil {
+		return fail.Wrap(fail.ConfigValue, err, "write for example stepin-agent:1", "%q is no name of an image", ref)
+	}
+	index, err := named(tag)
+	if err != nil {
+		return err
+	}
+	docker, err := dockerManifest(tag)
 	if err != nil {
 		return err
 	}
@@ -141,7 +211,10 @@ func saveImage(stdout io.Writer, path string) (err error) {
 		return fail.Wrap(fail.AgentStart, err, "set TMPDIR to a directory with 10 MB to spare", "the image cannot be put together")
 	}
 	defer os.RemoveAll(dir)
-	if _, err := layout.Write(dir, index); err != nil {
+	if _, err = layout.Write(dir, index); err == nil {
+		err = os.WriteFile(filepath.Join(dir, "manifest.json"), docker, 0o600)
+	}
+	if err != nil {
 		return fail.Wrap(fail.AgentStart, err, "set TMPDIR to a directory with 10 MB to spare", "the image cannot be put together")
 	}
 	out := stdout
