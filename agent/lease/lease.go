@@ -266,6 +266,16 @@ func (t *Table) Next() (time.Time, bool) {
 // Idle says that there is neither a session nor a reservation.
 func (t *Table) Idle() bool { return len(t.sessions) == 0 }
 
+// Used says that there is a session that is more than a tool's question.
+func (t *Table) Used() bool {
+	for id := range t.sessions {
+		if !wire.Tool(id) {
+			return true
+		}
+	}
+	return false
+}
+
 // unplug marks s's ports as detached and returns those that were not.
 func (t *Table) unplug(s *session) (detach []wire.Port) {
 	for _, h := range t.ports {

@@ -88,15 +88,18 @@ func (p *Parent) deadline() (time.Time, bool) {
 	if next, ok := p.table.Next(); ok {
 		return next, true
 	}
-	if !p.table.Idle() {
+	if p.table.Used() {
 		p.idle = time.Time{}
 		return time.Time{}, false
 	}
-	if !p.joined {
-		return p.began.Add(max(firstSession, p.TTL)), true
-	}
-	if p.idle.IsZero() {
+	if p.joined && p.idle.IsZero() {
 		p.idle = time.Now()
+	}
+	switch {
+	case !p.table.Idle(): // somebody asks who is here: he gets his answer, and the agent no longer life
+		return time.Time{}, false
+	case !p.joined:
+		return p.began.Add(max(firstSession, p.TTL)), true
 	}
 	return p.idle.Add(p.TTL), true
 }
@@ -337,7 +340,7 @@ func (p *Parent) hello(q pair.Hello) (pair.Lease, error) {
 	if err != nil {
 		return pair.Lease{}, err
 	}
-	p.joined = true
+	p.joined = p.joined || !wire.Tool(q.Session)
 	p.detach(info.Detach)
 	return pair.Lease{Resume: info.Resume, Resumed: info.Resumed, Since: info.Since, Generation: info.Generation}, nil
 }

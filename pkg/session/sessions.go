@@ -214,7 +214,7 @@ func (a *asking) hello(ctx context.Context, raw net.Conn, token string) {
 		return
 	}
 	a.conn = conn
-	a.all = slices.DeleteFunc(a.all, func(i wire.SessionInfo) bool { return strings.HasPrefix(i.ID, wire.ToolPrefix) })
+	a.all = slices.DeleteFunc(a.all, func(i wire.SessionInfo) bool { return wire.Tool(i.ID) })
 }
 
 // stop ends a session, or says in the agent's words why not.

@@ -3,6 +3,7 @@ package wire
 import (
 	"encoding/binary"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -233,6 +234,9 @@ type SessionInfo struct {
 
 // ToolPrefix begins the id of a session that only lists and stops others; nobody is shown it.
 const ToolPrefix = "tool-"
+
+// Tool says that a session of this id is one of those.
+func Tool(session string) bool { return strings.HasPrefix(session, ToolPrefix) }
 
 // MaxSessionInfos bounds the JSON that answers KindSessions.
 const MaxSessionInfos = 1 << 20
