@@ -85,6 +85,7 @@ type Conn struct {
 
 	requests chan *Request
 	heard    atomic.Int64 // beats left before the peer counts as gone
+	heardAt  atomic.Int64 // when something has come from the peer, in nanoseconds of the clock on the wall
 	once     sync.Once
 	done     chan struct{}
 	err      error // set before done is closed
@@ -114,7 +115,7 @@ func newConn(rw io.ReadWriteCloser, server bool, cfg Config) (*Conn, error) {
 	c := &Conn{cfg: cfg, streams: map[uint32]*Stream{}, requests: make(chan *Request, acceptQueue), done: make(chan struct{})}
 	c.flow.init(cfg.Budget)
 	var err error
-	c.out = newBatch(listening{rw, &c.heard, new(sync.Once), make(chan struct{})})
+	c.out = newBatch(listening{rw, &c.heard, &c.heardAt, new(sync.Once), make(chan struct{})})
 	if c.session, err = open(c.out, yc); err != nil {
 		c.out.Close()
 		return nil, fmt.Errorf("mux: %v", err)
@@ -128,6 +129,7 @@ func newConn(rw io.ReadWriteCloser, server bool, cfg Config) (*Conn, error) {
 type listening struct {
 	io.ReadWriteCloser
 	heard *atomic.Int64
+	at    *atomic.Int64
 	once  *sync.Once
 	ended chan struct{} // closed when a read has failed
 }
@@ -139,6 +141,7 @@ func (l listening) Read(p []byte) (int, error) {
 	n, err := l.ReadWriteCloser.Read(p)
 	if n > 0 {
 		l.heard.Store(Misses)
+		l.at.Store(time.Now().UnixNano())
 	}
 	if err != nil {
 		l.once.Do(func() { close(l.ended) })
@@ -258,6 +261,9 @@ func (c *Conn) start() {
 	go c.beat()
 	go c.flushCredit()
 }
+
+// Heard is when the last sign of life came from the peer. By the clock on the wall, which goes on while a laptop sleeps.
+func (c *Conn) Heard() time.Time { return time.Unix(0, c.heardAt.Load()) }
 
 // Done is closed when the channel has ended; Err then says why.
 func (c *Conn) Done() <-chan struct{} { return c.done }

@@ -95,7 +95,7 @@ func (l *link) run(conn *mux.Conn) {
 			l.notice(bye.Reason)
 		}
 		l.log.Debug("channel lost", "err", conn.Err())
-		lost := time.Now()
+		lost := conn.Heard() // the loss is noticed some heartbeats later
 		var err error
 		if conn, err = l.redial(goodbye); err != nil {
 			l.err = err

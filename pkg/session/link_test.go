@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -24,6 +25,8 @@ type wireAgent struct {
 	resume []string
 	gone   error
 	states chan wire.State // nil: not listened for
+	mux    mux.Config
+	near   func(net.Conn) net.Conn // nil: as it is
 }
 
 func (a *wireAgent) dial(ctx context.Context, resume string) (*mux.Conn, wire.Welcome, error) {
@@ -58,7 +61,10 @@ func (a *wireAgent) dial(ctx context.Context, resume string) (*mux.Conn, wire.We
 		}
 	}()
 	a.resume = append(a.resume, resume)
-	return mux.Dial(ctx, near, wire.Hello{}, mux.Config{})
+	if a.near != nil {
+		near = a.near(near)
+	}
+	return mux.Dial(ctx, near, wire.Hello{}, a.mux)
 }
 
 func (a *wireAgent) cut() {
@@ -110,6 +116,44 @@ func TestLinkComesBack(t *testing.T) {
 	<-held // the steal is held again on the new channel
 	if a.dials.Load() != 2 || a.resume[1] != "again" {
 		t.Errorf("%d dials, resumed with %q", a.dials.Load(), a.resume)
+	}
+}
+
+// deaf is a connection over which nothing comes any more once it is told, as in a network that was cut.
+type deaf struct {
+	net.Conn
+	cut <-chan struct{}
+}
+
+func (d deaf) Read(b []byte) (int, error) {
+	n, err := d.Conn.Read(b)
+	select {
+	case <-d.cut:
+		select {} // the peer's beats vanish; the test's end is the end of this
+	default:
+		return n, err
+	}
+}
+
+// TestLinkCountsFromTheLoss: what the agent was away for is counted from its last sign of life, not from when that was
+// taken for a loss.
+func TestLinkCountsFromTheLoss(t *testing.T) {
+	const beat = 200 * time.Millisecond
+	cut := make(chan struct{})
+	a := &wireAgent{mux: mux.Config{Heartbeat: beat}}
+	a.near = func(c net.Conn) net.Conn {
+		if a.dials.Load() > 1 {
+			return c
+		}
+		return deaf{c, cut}
+	}
+	l, said := startLink(t, a)
+	defer l.close()
+	close(cut)
+	line := <-said
+	took, err := time.ParseDuration(strings.TrimPrefix(line, "the agent is back after "))
+	if err != nil || took < (mux.Misses-1)*beat {
+		t.Errorf("%q, %v", line, err)
 	}
 }
 
