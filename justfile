@@ -29,6 +29,11 @@ test-quick:
 lint:
     @.ci/lint
 
+# one set of small programs, in the pod itself and in its place: what they say has to be the same (`conform -run TestConform/c`)
+[no-exit-message]
+conform *arguments: build
+    @.ci/conform {{ arguments }}
+
 # a pod made of namespaces, a breakpoint in its place: the whole thing on this machine
 [no-exit-message]
 demo: build
