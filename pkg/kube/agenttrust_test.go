@@ -342,3 +342,10 @@ func TestAdopt(t *testing.T) {
 	}
 	_ = a.Discard(limited15(t))
 }
+
+// Who may not upload reads which right is missing.
+func TestUploadForbidden(t *testing.T) {
+	s := agentServer(t, map[string]http.HandlerFunc{"POST " + shopMaps: forbid("create", "configmaps")})
+	_, err := open(t, s).Agent(limited15(t), agentOptions(t))
+	refused(t, err, fail.ClusterForbidden, "sending the agent to namespace shop is forbidden: the right to create configmaps in namespace shop is missing")
+}

@@ -235,8 +235,12 @@ func (c *Cluster) createMap(ctx context.Context, m *corev1.ConfigMap) (types.UID
 	if err != nil {
 		return "", fmt.Errorf("kube: writing a ConfigMap: %w", err)
 	}
-	raw, err := c.client.CoreV1().RESTClient().Post().Namespace(m.Namespace).Resource("configmaps").
-		SetHeader("Content-Type", runtime.ContentTypeProtobuf).SetHeader("Accept", onlyMetadata).Body(body).Do(ctx).Raw()
+	result := c.client.CoreV1().RESTClient().Post().Namespace(m.Namespace).Resource("configmaps").
+		SetHeader("Content-Type", runtime.ContentTypeProtobuf).SetHeader("Accept", onlyMetadata).Body(body).Do(ctx)
+	if err := result.Error(); err != nil { // in the API server's words, which Raw does not read
+		return "", err
+	}
+	raw, err := result.Raw()
 	if err != nil {
 		return "", err
 	}
