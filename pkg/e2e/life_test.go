@@ -212,8 +212,9 @@ func (l *life) lines(since int) (lines []string) {
 // lost are the requests without an answer: those that were under way at one of the times, each of which lasts for so
 // long; those whose connection was ended because a steal began; and others.
 func (l *life) lost(replies []reply, within time.Duration, at ...time.Time) (underWay, ended, others []reply) {
-	const clock = 20 * time.Millisecond   // between what is done and when it is done
-	const around = 500 * time.Millisecond // between a steal's beginning and the line that tells of it
+	const clock = 20 * time.Millisecond  // between what is done and when it is done
+	const before = 2 * time.Second       // between a steal's beginning and the line that tells of it, at most
+	const after = 500 * time.Millisecond // the same where the line is first
 	// What hung for long before is no matter of that moment.
 	during := func(r reply, from, to time.Time) bool {
 		return r.asked.Before(to) && r.answered.After(from) && r.asked.After(from.Add(-quickTime))
@@ -223,7 +224,7 @@ func (l *life) lost(replies []reply, within time.Duration, at ...time.Time) (und
 		case r.err == nil:
 		case slices.ContainsFunc(at, func(m time.Time) bool { return during(r, m.Add(-clock), m.Add(within+clock)) }):
 			underWay = append(underWay, r)
-		case reset(r.err) && slices.ContainsFunc(l.began(), func(m time.Time) bool { return during(r, m.Add(-around), m.Add(around)) }):
+		case reset(r.err) && slices.ContainsFunc(l.began(), func(m time.Time) bool { return during(r, m.Add(-before), m.Add(after)) }):
 			ended = append(ended, r)
 		default:
 			others = append(others, r)
@@ -264,6 +265,13 @@ func (l *life) tell(replies []reply, within time.Duration, at ...time.Time) {
 	}
 	for _, r := range others {
 		l.t.Errorf("lost: %v", r)
+	}
+	if len(others) > 0 {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for _, h := range l.heard {
+			l.t.Logf("%s: %s", h.at.Format("15:04:05.000"), h.line)
+		}
 	}
 }
 
@@ -338,9 +346,12 @@ func TestLife(t *testing.T) {
 	t.Run("network cut", func(t *testing.T) { networkCut(t) })
 }
 
+// containerRestart asks the pod itself: a Service whose only pod is not ready refuses, whoever would answer there.
 func containerRestart(t *testing.T) {
 	l := living(t, 1, "deployment/web")
 	before, pod := len(l.console()), l.pods()[0]
+	l.asks.stop()
+	l.asks = l.from.ask(t, "http://"+pod.Status.PodIP+":8080/", 50*time.Millisecond, 10*time.Second, true)
 	at := l.restart(pod)
 	l.said("container web of pod "+pod.Name+" was restarted", backTime)
 	l.all(1)
@@ -456,7 +467,11 @@ func agentsJob(t *testing.T) {
 	}
 	l.said("the agent is back after", backTime)
 	l.all(1)
-	l.ends(2*time.Second, at) // the agent learns of it when the node does
+	ended := at
+	for _, heard := range l.read("the agent was ended") {
+		ended = heard
+	}
+	l.ends(ended.Sub(at)+quickTime, at) // the agent learns of it when the node does
 	t.Logf("%q", l.lines(before))
 }
 
