@@ -18,7 +18,8 @@
 //   - out: the debuggee on the machine asks a Service by its name, against the same client on the machine that asks the
 //     Service's one pod through client-go's port-forward. down and up are transfers one after the other.
 //   - @50ms, @200ms: the same with that round trip added between machine and API server, with fewer rounds. A start may
-//     then take the round trips more that the tests' row "far" allows it: 14 cold, 9 warm.
+//     then take the round trips more that the tests' row "far" allows it: 14 cold, 9 warm; and beside a cold one stands, with
+//     the debugger, what a plain client takes to upload as many bytes over that road.
 //
 // # The parts
 //

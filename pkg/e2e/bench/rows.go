@@ -135,5 +135,9 @@ func (r Row) brake() time.Duration {
 	return time.Duration((2*r.Floor + 1) * float64(time.Second))
 }
 
+// sends tells whether the agent's way to a cluster far away is part of the row: what a plain client takes to send as much is
+// then part of the plain side.
+func (r Row) sends() bool { return r.Far > 0 && (r.kind == f5Cold || r.kind == f5Build) }
+
 // start tells whether the row is one of F5's.
 func (r Row) start() bool { return r.Seconds }

@@ -101,6 +101,9 @@ func (b *startBed) measure(s *scope, r Row, way string, _ time.Duration, slow bo
 	switch {
 	case way == "plain":
 		took = b.bare(s, r, keys)
+		if r.sends() {
+			took += b.c.Upload(s, b.c.Kubeconfig, b.namespace)
+		}
 	case way == "local":
 		took = b.stepin(s, map[string]any{"target": fmt.Sprintf("local/%d", b.local)}, keys, 0)
 	default:
