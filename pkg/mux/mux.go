@@ -71,12 +71,14 @@ type Config struct {
 // Conn is one channel.
 //
 // Goroutines: yamux's two and batch's; accept (ends when the session ends); one a stream that waits for its header (bounded by
-// headerTimeout); readControl, beat and flushCredit (end with done).
+// headerTimeout); readControl, beat and flushCredit (end with done);
+// accuse (ends within hearOut).
 type Conn struct {
 	cfg     Config
 	out     *batch
+	guard   guard
 	session *yamux.Session
-	control *yamux.Stream
+	control source
 	sendMu  sync.Mutex // one control message at a time
 	flow    flowControl
 
@@ -114,8 +116,9 @@ func newConn(rw io.ReadWriteCloser, server bool, cfg Config) (*Conn, error) {
 	}
 	c := &Conn{cfg: cfg, streams: map[uint32]*Stream{}, requests: make(chan *Request, acceptQueue), done: make(chan struct{})}
 	c.flow.init(cfg.Budget)
+	c.guard.budget, c.guard.streams = cfg.Budget, map[uint32]*holding{}
 	var err error
-	c.out = newBatch(listening{rw, &c.heard, &c.heardAt, new(sync.Once), make(chan struct{})})
+	c.out = newBatch(listening{rw, c, new(sync.Once), make(chan struct{})})
 	if c.session, err = open(c.out, yc); err != nil {
 		c.out.Close()
 		return nil, fmt.Errorf("mux: %v", err)
@@ -128,8 +131,7 @@ func newConn(rw io.ReadWriteCloser, server bool, cfg Config) (*Conn, error) {
 // the goodbye unread in it. So a write fails only when all has been read, or nothing comes any more for a while.
 type listening struct {
 	io.ReadWriteCloser
-	heard *atomic.Int64
-	at    *atomic.Int64
+	c     *Conn
 	once  *sync.Once
 	ended chan struct{} // closed when a read has failed
 }
@@ -140,8 +142,11 @@ const hearOut = time.Second
 func (l listening) Read(p []byte) (int, error) {
 	n, err := l.ReadWriteCloser.Read(p)
 	if n > 0 {
-		l.heard.Store(Misses)
-		l.at.Store(time.Now().UnixNano())
+		l.c.heard.Store(Misses)
+		l.c.heardAt.Store(time.Now().UnixNano())
+	}
+	if wrong := l.c.look(p[:n]); wrong != nil {
+		n, err = 0, wrong
 	}
 	if err != nil {
 		l.once.Do(func() { close(l.ended) })
@@ -171,7 +176,10 @@ func Dial(ctx context.Context, rw io.ReadWriteCloser, hello wire.Hello, cfg Conf
 	}
 	stop := context.AfterFunc(ctx, func() { c.session.Close() })
 	defer stop()
-	if c.control, err = c.session.OpenStream(); err == nil {
+	var control *yamux.Stream
+	if control, err = c.session.OpenStream(); err == nil {
+		c.control = c.guard.watched(control)
+		c.guard.admit() // whom one dials is known
 		_ = c.control.SetDeadline(time.Now().Add(cmp.Or(cfg.Hello, helloTimeout)))
 		if err = wire.Write(c.control, wire.KindHello, hello); err == nil {
 			err = readReply(c.control, &welcome)
@@ -203,7 +211,7 @@ func Serve(ctx context.Context, rw io.ReadWriteCloser, admit func(wire.Hello) (w
 	defer stop()
 	if err := c.serveHello(admit); err != nil {
 		c.session.Close()
-		return nil, err
+		return nil, cmp.Or(c.guard.wrong(), err)
 	}
 	c.start()
 	return c, nil
@@ -212,10 +220,11 @@ func Serve(ctx context.Context, rw io.ReadWriteCloser, admit func(wire.Hello) (w
 func (c *Conn) serveHello(admit func(wire.Hello) (wire.Welcome, error)) error {
 	timer := time.AfterFunc(helloTimeout, func() { c.session.Close() })
 	defer timer.Stop()
-	stream, err := c.session.AcceptStream()
+	ys, err := c.session.AcceptStream()
 	if err != nil {
 		return fmt.Errorf("mux: waiting for hello: %v", err)
 	}
+	stream := c.guard.watched(ys)
 	_ = stream.SetDeadline(time.Now().Add(helloTimeout))
 	kind, body, err := wire.Read(stream)
 	if err != nil {
@@ -242,12 +251,13 @@ func (c *Conn) serveHello(admit func(wire.Hello) (wire.Welcome, error)) error {
 		return err
 	}
 	c.control = stream
+	c.guard.admit()
 	return writeReply(stream, welcome)
 }
 
 // flush lets a refusal reach the peer before the session is closed, which discards what is queued: it waits for the
 // peer to close, a moment at most.
-func flush(s *yamux.Stream) {
+func flush(s source) {
 	_ = s.Close()
 	_ = s.SetReadDeadline(time.Now().Add(time.Second))
 	_, _ = io.Copy(io.Discard, io.LimitReader(s, wire.MaxBody))
@@ -403,11 +413,12 @@ func (c *Conn) stream(id uint32) *Stream {
 // adopt makes a Stream of a yamux stream, or refuses where there are too many.
 func (c *Conn) adopt(ys *yamux.Stream) (*Stream, error) {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	s := &Stream{c: c, ys: ys, ctx: ctx, stop: cancel}
+	s := &Stream{c: c, ys: c.guard.watched(ys), ctx: ctx, stop: cancel}
 	c.mu.Lock()
 	if len(c.streams) >= maxStreams {
 		c.mu.Unlock()
 		cancel(syscall.EMFILE)
+		s.ys.leave()
 		return nil, &wire.Refusal{Errno: syscall.EMFILE, Message: "mux: too many streams on this channel"}
 	}
 	c.streams[ys.StreamID()] = s

@@ -17,7 +17,7 @@ import (
 // Stream is one stream of a channel after its reply. One goroutine may read and another write.
 type Stream struct {
 	c      *Conn
-	ys     *yamux.Stream
+	ys     source
 	window *window
 	ctx    context.Context
 	stop   context.CancelCauseFunc
@@ -172,6 +172,7 @@ const drainTimeout = 10 * time.Second
 func (s *Stream) drain() {
 	_ = s.ys.SetReadDeadline(time.Now().Add(drainTimeout))
 	_, _ = io.Copy(io.Discard, s.ys)
+	s.ys.leave()
 	_ = s.CloseWrite()
 }
 
