@@ -49,6 +49,9 @@ type Child struct {
 	raw     [2]*os.File // to answer stolen datagrams: IPv4, IPv6
 	steals  steals
 
+	waiting  waiting
+	channels chan struct{} // a slot for each channel of a session
+
 	mu       sync.Mutex
 	sessions map[string]*session
 
@@ -83,7 +86,7 @@ func Run(ctx context.Context, control *os.File, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	c := &Child{began: time.Now(), log: log, relays: &mux.Relays{}, fileOps: make(chan struct{}, maxFileOps), sessions: map[string]*session{}, retired: make(chan pair.Retire, 1), pinged: make(chan struct{}, 1)}
+	c := &Child{began: time.Now(), log: log, relays: &mux.Relays{}, fileOps: make(chan struct{}, maxFileOps), channels: make(chan struct{}, maxChannels), sessions: map[string]*session{}, retired: make(chan pair.Retire, 1), pinged: make(chan struct{}, 1)}
 	if m.Op != pair.OpStart {
 		return fmt.Errorf("child: told %q before %q", m.Op, pair.OpStart)
 	}
@@ -272,7 +275,6 @@ const (
 
 // acceptSessions never waits for one session's sake.
 func (c *Child) acceptSessions(ctx context.Context, l net.Listener) {
-	slots := make(chan struct{}, maxChannels)
 	for {
 		conn, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -291,22 +293,15 @@ func (c *Child) acceptSessions(ctx context.Context, l net.Listener) {
 				continue
 			}
 		}
-		select {
-		case slots <- struct{}{}:
-			go func() {
-				defer func() { <-slots }()
-				c.serve(ctx, conn)
-			}()
-		default:
-			c.log.Warn("refused a connection: there are too many")
-			conn.Close()
+		if c.waiting.enter(conn) {
+			c.log.Warn("closed the oldest connection without a token: there are too many")
 		}
+		go func() {
+			defer c.waiting.leave(conn)
+			c.serve(ctx, conn)
+		}()
 	}
 }
-
-// maxChannels bounds the connections of sessions, those that have shown no token yet among them: everybody in the pod can
-// make one, and it costs some memory until helloTimeout of package mux. There are at most lease.MaxSessions of the others.
-const maxChannels = 512
 
 // acceptPause is the wait after an accept that failed for want of descriptors or memory.
 const acceptPause = 50 * time.Millisecond

@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"net"
 	"sync/atomic"
 	"syscall"
 
@@ -25,9 +25,31 @@ type session struct {
 }
 
 // serve admits a session and answers its requests until the channel ends.
-func (c *Child) serve(ctx context.Context, rw io.ReadWriteCloser) {
+func (c *Child) serve(ctx context.Context, rw net.Conn) {
 	s := &session{}
-	conn, err := mux.Serve(ctx, rw, func(h wire.Hello) (wire.Welcome, error) { return c.admit(h, s) },
+	slot := false
+	defer func() {
+		if slot {
+			<-c.channels
+		}
+	}()
+	admit := func(h wire.Hello) (wire.Welcome, error) {
+		welcome, err := c.admit(h, s)
+		if err != nil {
+			return welcome, err
+		}
+		select {
+		case c.channels <- struct{}{}:
+			slot = true
+		default:
+			return welcome, errTooMany
+		}
+		if !c.waiting.leave(rw) {
+			return welcome, errTooMany
+		}
+		return welcome, nil
+	}
+	conn, err := mux.Serve(ctx, rw, admit,
 		mux.Config{Log: c.log, OnMessage: func(kind wire.Kind, body []byte) {
 			c.message(s, kind, body)
 		}})
