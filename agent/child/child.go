@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"runtime/debug"
@@ -31,8 +32,8 @@ import (
 
 // Child serves the sessions.
 //
-// Goroutines: Run's own; acceptSessions; pong; pair.Caller's; one a session and those it starts (session.go); one a
-// steal listener, one a stolen flow (incoming.go).
+// Goroutines: Run's own; acceptSessions; pong; pair.Caller's; one a session and those it starts (session.go), one that
+// tells it something; one a steal listener, one a stolen flow (incoming.go).
 type Child struct {
 	start   pair.Start
 	began   time.Time
@@ -214,7 +215,7 @@ func (c *Child) event(m pair.Message, files []*os.File) {
 			c.log.Error("the target's successor", "err", err)
 		}
 		files = nil
-		go c.notice(v.Notice)
+		c.notice(v.Notice)
 	case pair.OpRetire:
 		var r pair.Retire
 		if json.Unmarshal(m.Body, &r) != nil {
@@ -233,11 +234,17 @@ func (c *Child) notice(text string) {
 	if text == "" {
 		return
 	}
+	for _, s := range c.all() {
+		go func() { _ = s.conn.Send(wire.KindNotice, wire.Notice{Text: text}) }() // it ends with the channel, if not before
+	}
+}
+
+// all are the sessions of this moment. To tell one something may take until its channel is lost: nobody else is to wait
+// for that, and so not the holder of c.mu either.
+func (c *Child) all() []*session {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, s := range c.sessions {
-		_ = s.conn.Send(wire.KindNotice, wire.Notice{Text: text})
-	}
+	return slices.Collect(maps.Values(c.sessions))
 }
 
 // pong tells the parent that this process lives: that it receives what the parent says, and can answer. It is apart from
@@ -257,12 +264,15 @@ func (c *Child) pong(conn *pair.Conn) {
 
 // retire tells the sessions why, and lets the connections that went to the pod's own process come to their end.
 func (c *Child) retire(r pair.Retire) {
-	c.mu.Lock()
-	for _, s := range c.sessions {
-		_ = s.conn.Close(r.Reason)
+	var telling atomic.Int64
+	for _, s := range c.all() {
+		telling.Add(1)
+		go func() {
+			_ = s.conn.Close(r.Reason)
+			telling.Add(-1)
+		}()
 	}
-	c.mu.Unlock()
-	for end := time.Now().Add(flowsWait); c.stolen.Load() > 0 && time.Now().Before(end); {
+	for end := time.Now().Add(flowsWait); telling.Load()+c.stolen.Load() > 0 && time.Now().Before(end); {
 		time.Sleep(flowsPoll)
 	}
 }

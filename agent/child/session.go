@@ -106,8 +106,8 @@ func (c *Child) adoptSession(s *session) {
 	old := c.sessions[s.Session]
 	c.sessions[s.Session] = s
 	c.mu.Unlock()
-	if old != nil {
-		_ = old.conn.Close("this session has another channel now")
+	if old != nil { // it may hang, and the session is to be served at once
+		go old.conn.Close("this session has another channel now")
 	}
 }
 
