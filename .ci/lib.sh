@@ -30,3 +30,17 @@ step() {
 	fi
 	printf '== %s: %d s\n' "$name" $((SECONDS - start))
 }
+
+# preload_library LIBC CC OUT FLAG...: builds libstepin.so. No function but the intercepted ones is exported, and each is
+# bound at the start: later would be in a signal handler, or a vfork child.
+preload_library() {
+	local libc=$1 cc=$2 out=$3
+	shift 3
+	# shellcheck disable=SC2054 # the commas are the linker's
+	local flags=(-std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -fPIC -shared -fvisibility=hidden -fno-plt
+		-Wl,--build-id=none -Wl,-z,now -Wl,-z,relro -Wl,-z,noexecstack -Wl,-z,defs)
+	# Before glibc 2.34 dlsym was in libdl; since then that library is there, empty, for programs built earlier.
+	local libraries=()
+	[[ $libc != glibc ]] || libraries+=('-Wl,--no-as-needed' -l:libdl.so.2)
+	"$cc" "${flags[@]}" "$@" -o "$out" preload/*.c "${libraries[@]}"
+}

@@ -1,7 +1,8 @@
 // Package embedded holds what bin/stepin carries inside: the agent and its boot program for both architectures (the
-// node decides which), and the stub and keeper of the namespaces front end for its own. `./just build` puts them into
-// the folder files; on a fresh clone it holds a placeholder only, so that everything compiles. This package must never
-// write to disk: what it returns is run from memory.
+// node decides which), and for its own the stub and keeper of the namespaces front end and the library of the preload
+// one. `./just build` puts them into the folder files; on a fresh clone it holds a placeholder only, so that everything
+// compiles. This package must never write to disk: what it returns is run from memory, but for the library, which a
+// session keeps in its private directory.
 package embedded
 
 import (
@@ -37,6 +38,11 @@ func Stub() ([]byte, error) { return part(built, "stub-"+runtime.GOARCH) }
 
 // Keeper returns the ELF image of the program that cleans up when session and holder die at once.
 func Keeper() ([]byte, error) { return part(built, "keeper-"+runtime.GOARCH) }
+
+// Preload returns the library of the preload front end for programs of a libc: "glibc" or "musl".
+func Preload(libc string) ([]byte, error) {
+	return part(built, "preload-"+libc+"-"+runtime.GOARCH+".so")
+}
 
 // Where an LZ4 frame says how long its content is (lz4_Frame_format.md): 8 bytes behind magic number and flags, if a
 // flag says so. maxImage is more than an agent will ever have.

@@ -1,0 +1,99 @@
+// libc's syscall(): Node's statx and others' newer calls go through it. The row of a number is called in place of libc's,
+// with the very same arguments; a number without a row goes to libc's as if nobody had been here (a jump, not a call: a
+// child of SYS_vfork or SYS_clone would return through a frame that its parent still needs).
+#include <unistd.h>
+
+#include "sockets.h"
+
+typedef long row(long number, long a, long b, long c, long d, long e, long f);
+
+// A row does what libc's function of that name does, by calling it: this library's own.
+#define ROW(name, call)                                                                            \
+	static long name(long number, long a, long b, long c, long d, long e, long f)              \
+	{                                                                                          \
+		(void)number, (void)a, (void)b, (void)c, (void)d, (void)e, (void)f;                \
+		return call;                                                                       \
+	}
+
+ROW(row_connect, connect((int)a, (const struct sockaddr *)b, (socklen_t)c))
+ROW(row_bind, bind((int)a, (const struct sockaddr *)b, (socklen_t)c))
+ROW(row_listen, listen((int)a, (int)b))
+ROW(row_accept, accept((int)a, (struct sockaddr *)b, (socklen_t *)c))
+ROW(row_accept4, accept4((int)a, (struct sockaddr *)b, (socklen_t *)c, (int)d))
+ROW(row_getpeername, getpeername((int)a, (struct sockaddr *)b, (socklen_t *)c))
+ROW(row_getsockname, getsockname((int)a, (struct sockaddr *)b, (socklen_t *)c))
+ROW(row_sendto, sendto((int)a, (const void *)b, (size_t)c, (int)d, (const struct sockaddr *)e, (socklen_t)f))
+ROW(row_recvfrom, recvfrom((int)a, (void *)b, (size_t)c, (int)d, (struct sockaddr *)e, (socklen_t *)f))
+ROW(row_sendmsg, sendmsg((int)a, (const struct msghdr *)b, (int)c))
+ROW(row_recvmsg, recvmsg((int)a, (struct msghdr *)b, (int)c))
+ROW(row_sendmmsg, sendmmsg((int)a, (struct mmsghdr *)b, (unsigned)c, (sp_flags)d))
+ROW(row_recvmmsg, recvmmsg((int)a, (struct mmsghdr *)b, (unsigned)c, (sp_flags)d, (struct timespec *)e))
+
+static const struct {
+	long number;
+	row *call;
+} rows[] = {
+	{SYS_connect, row_connect},
+	{SYS_bind, row_bind},
+	{SYS_listen, row_listen},
+	{SYS_accept, row_accept},
+	{SYS_accept4, row_accept4},
+	{SYS_getpeername, row_getpeername},
+	{SYS_getsockname, row_getsockname},
+	{SYS_sendto, row_sendto},
+	{SYS_recvfrom, row_recvfrom},
+	{SYS_sendmsg, row_sendmsg},
+	{SYS_recvmsg, row_recvmsg},
+	{SYS_sendmmsg, row_sendmmsg},
+	{SYS_recvmmsg, row_recvmmsg},
+};
+
+// The slot by hand: SP_WRAP defines a C function, and this one is below.
+typedef long sp_type_syscall(long, ...);
+static struct sp_slot SP_SLOT(syscall);
+
+// sp_row returns what syscall shall be for this number.
+__attribute__((used, visibility("hidden"))) void *sp_row(long number)
+{
+	if (sp_serves(~0u))
+		for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+			if (rows[i].number == number)
+				return (void *)rows[i].call;
+	return (void *)SP_NEXT(syscall);
+}
+
+// SP_WRAP(long, syscall, (long number, ...)), which saves the registers of its arguments around sp_row.
+#if defined(__x86_64__)
+__asm__(".text\n"
+	".globl syscall\n"
+	".type syscall,@function\n"
+	"syscall:\n"
+	"	endbr64\n"
+	"	push %rdi\n	push %rsi\n	push %rdx\n	push %rcx\n	push %r8\n	push %r9\n"
+	"	sub $8,%rsp\n" // aligns
+	"	call sp_row\n"
+	"	add $8,%rsp\n"
+	"	pop %r9\n	pop %r8\n	pop %rcx\n	pop %rdx\n	pop %rsi\n	pop %rdi\n"
+	"	jmp *%rax\n" // the seventh argument lies where it lay
+	".size syscall,.-syscall\n");
+#elif defined(__aarch64__)
+__asm__(".text\n"
+	".globl syscall\n"
+	".type syscall,%function\n"
+	"syscall:\n"
+	"	stp x29, x30, [sp, #-80]!\n"
+	"	mov x29, sp\n"
+	"	stp x0, x1, [sp, #16]\n"
+	"	stp x2, x3, [sp, #32]\n"
+	"	stp x4, x5, [sp, #48]\n"
+	"	str x6, [sp, #64]\n"
+	"	bl sp_row\n"
+	"	mov x16, x0\n"
+	"	ldp x0, x1, [sp, #16]\n"
+	"	ldp x2, x3, [sp, #32]\n"
+	"	ldp x4, x5, [sp, #48]\n"
+	"	ldr x6, [sp, #64]\n"
+	"	ldp x29, x30, [sp], #80\n"
+	"	br x16\n"
+	".size syscall,.-syscall\n");
+#endif
