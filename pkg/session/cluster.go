@@ -394,5 +394,12 @@ func (c *cluster) try() time.Duration { return clusterTry }
 // final: the end of a pod or of its agent is not the session's; the next dial finds what takes its place.
 func (c *cluster) final(bye mux.ByeError) bool { return bye.Stopped }
 
+// news are of the target's pods and of the ways to them.
+func (c *cluster) news() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.changed
+}
+
 // close has nothing to undo: the agents end by themselves, and with them what is in the cluster, once it is theirs.
 func (c *cluster) close() { c.leave() }

@@ -17,9 +17,8 @@ import (
 
 // Waits of reconnecting.
 const (
-	redialEvery = 100 * time.Millisecond
-	redialTry   = 5 * time.Second // one try
-	redialSay   = time.Second     // what is over sooner is one line only
+	redialTry = 5 * time.Second // one try
+	redialSay = time.Second     // what is over sooner is one line only
 )
 
 // errGone is a dialer's word that there is no agent any more: reconnecting is pointless.
@@ -56,6 +55,7 @@ type linkOptions struct {
 	final  func(mux.ByeError) bool // whether a goodbye of the agent's is for good
 	serve  func(*mux.Request)      // each in a goroutine of its own
 	notice func(string)            // one line for the developer
+	news   func() <-chan struct{}  // closed when something has changed that another try may depend on; nil for never
 	log    *slog.Logger
 }
 
@@ -116,7 +116,9 @@ func (l *link) redial(said bool) (*mux.Conn, error) {
 	})
 	defer silence.Stop()
 	denied := false // said that it is the credentials
+	var patience patience
 	for {
+		news := l.news() // before the try: it may already know
 		ctx, cancel := context.WithTimeout(l.ctx, l.try)
 		conn, welcome, err := l.dial(ctx, l.resume)
 		cancel()
@@ -139,9 +141,7 @@ func (l *link) redial(said bool) (*mux.Conn, error) {
 		default:
 			saying.Do(func() { l.notice(fmt.Sprintf("the way to the agent is broken (%v); trying again", err)) })
 		}
-		select {
-		case <-time.After(redialEvery):
-		case <-l.ctx.Done():
+		if !patience.pause(l.ctx, err, news) {
 			return nil, context.Canceled
 		}
 	}

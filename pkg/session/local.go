@@ -81,6 +81,7 @@ func (l *local) dial(ctx context.Context, resume string) (conn *mux.Conn, welcom
 
 func (l *local) try() time.Duration                             { return redialTry }
 func (l *local) final(mux.ByeError) bool                        { return true }
+func (l *local) news() <-chan struct{}                          { return nil }
 func (l *local) complete(*wire.Pod)                             {}
 func (l *local) follow(context.Context)                         {}
 func (l *local) steal(*link, *wire.Steal) (pod string, ok bool) { return "the pod", true }

@@ -16,6 +16,8 @@ type reach interface {
 	// try bounds one dial of a link that is down, and final says whether an agent's goodbye is for good.
 	try() time.Duration
 	final(mux.ByeError) bool
+	// news is closed when something has changed that another try of such a link may depend on; nil for never.
+	news() <-chan struct{}
 	// complete adds to what home's agent says of its pod what only we can know.
 	complete(*wire.Pod)
 	// follow joins the target's other pods and follows what becomes of them until ctx ends.

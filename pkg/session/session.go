@@ -233,7 +233,7 @@ func (s *Session) connect(ctx context.Context) error {
 }
 
 func (s *Session) linkOptions(dial dialer) linkOptions {
-	return linkOptions{dial: dial, try: s.reach.try(), final: s.reach.final, serve: s.serve, notice: s.notice, log: s.log}
+	return linkOptions{dial: dial, try: s.reach.try(), final: s.reach.final, serve: s.serve, notice: s.notice, news: s.reach.news, log: s.log}
 }
 
 // hello is what every agent of this session is told, but for the token.
