@@ -74,9 +74,9 @@ func (c *Child) incoming(conn *net.TCPConn, own uint16) {
 	_ = conn.SetNoDelay(true)
 	client := addrOf(conn.RemoteAddr())
 	st := c.thief(local.Port())
-	probe, read := false, []byte(nil)
+	probe, read, rest := false, []byte(nil), &greeted{TCP: mux.TCP{TCPConn: conn}}
 	if st != nil {
-		probe, read = c.isProbe(st, conn, client, local)
+		probe, read, rest = c.isProbe(st, conn, client, local)
 	}
 	if !probe {
 		stream, err := c.offer(st, client, local)
@@ -84,7 +84,7 @@ func (c *Child) incoming(conn *net.TCPConn, own uint16) {
 			if len(read) > 0 {
 				_, _ = stream.Write(read) // a stream that has ended tells the relay, too
 			}
-			c.relays.Relay(stream, mux.TCP{TCPConn: conn})
+			c.relays.Relay(stream, rest)
 			return
 		}
 		c.log.Debug("a stolen connection goes to the pod", "client", client, "local", local, "err", err)
@@ -104,7 +104,7 @@ func (c *Child) incoming(conn *net.TCPConn, own uint16) {
 		mux.TCP{TCPConn: conn}.Abort()
 		return
 	}
-	splice(conn, original.(*net.TCPConn))
+	splice(rest, original.(*net.TCPConn))
 }
 
 // thief waits for the steal of a port; nil if it is nobody's any more.
@@ -250,22 +250,27 @@ func connect(f *os.File, to netip.AddrPort) (net.Conn, error) {
 	return conn, nil
 }
 
-// splice joins two kernel sockets until both directions have ended. io.Copy between them is splice(2): no bytes come
-// through this process.
+// splice joins a client and a kernel's socket until both directions have ended. io.Copy between sockets is splice(2): no
+// bytes come through this process.
 //
 // Goroutines: the caller's and one more, which has ended on return.
-func splice(a, b *net.TCPConn) {
+func splice(client *greeted, b *net.TCPConn) {
+	a := client.TCPConn
 	var wg sync.WaitGroup
-	one := func(to, from *net.TCPConn) {
+	one := func(to *net.TCPConn, from io.Reader) {
 		if _, err := io.Copy(to, from); err != nil {
-			mux.TCP{TCPConn: to}.Abort()
-			mux.TCP{TCPConn: from}.Abort()
+			mux.TCP{TCPConn: a}.Abort()
+			mux.TCP{TCPConn: b}.Abort()
 			return
 		}
 		_ = to.CloseWrite()
 	}
+	var from io.Reader = a
+	if !client.plain() {
+		from = struct{ io.Reader }{client} // and none of the socket's other ways to be read
+	}
 	wg.Go(func() { one(a, b) })
-	one(b, a)
+	one(b, from)
 	wg.Wait()
 	a.Close()
 	b.Close()

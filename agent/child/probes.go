@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stepin-dev/stepin/agent/probe"
+	"github.com/stepin-dev/stepin/pkg/mux"
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
@@ -75,14 +76,15 @@ func (p probes) of(client, local netip.AddrPort) (w watched) {
 }
 
 // isProbe says whether a stolen connection is a health probe's, which is for the pod. A connection is decided once: kubelet
-// makes a new one for each. read is what had to be taken from it; its next owner gets that first.
-func (c *Child) isProbe(st *steal, conn *net.TCPConn, client, local netip.AddrPort) (yes bool, read []byte) {
+// makes a new one for each. read is what had to be taken from it; its next owner gets that first, and then what rest reads.
+func (c *Child) isProbe(st *steal, conn *net.TCPConn, client, local netip.AddrPort) (yes bool, read []byte, rest *greeted) {
+	rest = &greeted{TCP: mux.TCP{TCPConn: conn}}
 	w := st.probes.of(client, local)
 	if w.exec && st.session.paused.Load() {
-		return true, nil
+		return true, nil, rest
 	}
 	if !w.any() {
-		return false, nil
+		return false, nil, rest
 	}
 	wait := headWait
 	if len(w.targets) == 0 && !w.tls && !w.grpc {
@@ -95,9 +97,9 @@ func (c *Child) isProbe(st *steal, conn *net.TCPConn, client, local netip.AddrPo
 	if http2 {
 		_ = conn.SetWriteDeadline(deadline)
 		defer conn.SetWriteDeadline(time.Time{})
-		verdict, read = greet(conn)
+		verdict, read = greet(rest)
 	}
-	return verdict == probe.Probe, read
+	return verdict == probe.Probe, read, rest
 }
 
 // peek looks at the first bytes and leaves them where they are. http2 says that they are a greeting that has to be answered
@@ -155,31 +157,64 @@ func (w watched) decide(b []byte) (verdict probe.Verdict, http2 bool) {
 }
 
 // greet answers an HTTP/2 client's greeting in the server's place and reads until its first request is there. The
-// server gets everything but the client's acknowledgement of that answer.
-func greet(conn *net.TCPConn) (verdict probe.Verdict, read []byte) {
-	verdict = probe.Other
+// server gets everything but the client's acknowledgement of that answer, which may come only after greet has given up:
+// somebody may send a lot before it reads.
+func greet(conn *greeted) (verdict probe.Verdict, read []byte) {
 	if _, err := conn.Write(probe.Settings); err != nil {
-		return verdict, nil
+		return probe.Other, nil
 	}
 	const part = 4 << 10
-	ack := -1
-	for {
+	verdict = probe.More
+	for verdict == probe.More {
 		read = slices.Grow(read, part)
-		n, err := conn.Read(read[len(read) : len(read)+part])
+		n, err := conn.TCPConn.Read(read[len(read) : len(read)+part])
 		read = read[:len(read)+n]
-		v, at := probe.HTTP2(read)
-		if ack = at; v != probe.More {
-			verdict = v
+		if verdict, _ = probe.HTTP2(read); err != nil {
 			break
 		}
+	}
+	conn.unacked = &probe.Unacked{}
+	return verdict, conn.unacked.Filter(nil, read)
+}
+
+// greeted is a client's connection without the acknowledgement of our greeting, if there was one.
+type greeted struct {
+	mux.TCP
+	unacked *probe.Unacked // nil: not greeted
+	out     []byte         // what has passed it and was not read yet
+}
+
+// plain says that the connection can be read as it is.
+func (g *greeted) plain() bool { return len(g.out) == 0 && (g.unacked == nil || g.unacked.Done) }
+
+// Readable is mux.End's.
+func (g *greeted) Readable() error {
+	if len(g.out) > 0 {
+		return nil
+	}
+	return g.TCP.Readable()
+}
+
+// Read may return nothing without an error: the acknowledgement was all that came.
+func (g *greeted) Read(p []byte) (int, error) {
+	if g.plain() {
+		return g.TCPConn.Read(p)
+	}
+	var err error
+	if len(g.out) == 0 {
+		var n int
+		n, err = g.TCPConn.Read(p)
+		g.out = g.unacked.Filter(g.out[:0], p[:n])
 		if err != nil {
-			break
+			g.out = append(g.out, g.unacked.Held()...)
+			g.unacked = nil
 		}
 	}
-	if ack >= 0 {
-		read = slices.Delete(read, ack, ack+probe.AckLen)
+	n := copy(p, g.out)
+	if g.out = g.out[n:]; len(g.out) > 0 {
+		err = nil // the next read meets it again
 	}
-	return verdict, read
+	return n, err
 }
 
 // checkProbes refuses what no pod's spec has.

@@ -1,7 +1,10 @@
 package child
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -10,7 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
 	"github.com/stepin-dev/stepin/agent/probe"
+	"github.com/stepin-dev/stepin/pkg/mux"
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
@@ -76,7 +83,8 @@ func TestGreet(t *testing.T) {
 				conn.Close()
 				continue
 			}
-			verdict, read := greet(conn.(*net.TCPConn))
+			client := &greeted{TCP: mux.TCP{TCPConn: conn.(*net.TCPConn)}}
+			verdict, read := greet(client)
 			verdicts <- verdict
 			to, err := net.Dial("tcp", behind.Addr().String())
 			if err != nil {
@@ -86,7 +94,7 @@ func TestGreet(t *testing.T) {
 			if _, err := to.Write(read); err != nil {
 				t.Error(err)
 			}
-			go splice(conn.(*net.TCPConn), to.(*net.TCPConn))
+			go splice(client, to.(*net.TCPConn))
 		}
 	}()
 	for _, c := range []struct {
@@ -118,6 +126,119 @@ func TestGreet(t *testing.T) {
 		transport.CloseIdleConnections()
 		if got := <-verdicts; got != c.want || len(verdicts) != 0 {
 			t.Errorf("%s by %s: %v, want %v; %d more", c.path, c.who, got, c.want, len(verdicts))
+		}
+	}
+}
+
+// TestLongGreeting: an HTTP/2 client that sends more than is looked at before it has read a thing, and acknowledges our
+// settings only then, is served by the real server all the same: at once, and by whoever it is for.
+func TestLongGreeting(t *testing.T) {
+	var h2c http.Protocols
+	h2c.SetUnencryptedHTTP2(true)
+	server := &http.Server{Protocols: &h2c, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, _ := io.Copy(io.Discard, r.Body)
+		_, _ = fmt.Fprint(w, r.URL.Path, " ", n)
+	})}
+	behind := listen(t)
+	t.Cleanup(func() { server.Close() })
+	go func() { _ = server.Serve(behind) }()
+	for _, path := range []string{"/orders.Orders/Put", "/grpc.health.v1.Health/Check"} {
+		for _, body := range []int{10, probe.MaxGreeting - 1000, probe.MaxGreeting, 60000} { // 65535 may come before the server has read any
+			t.Run(fmt.Sprint(path, body), func(t *testing.T) {
+				front := listen(t)
+				defer front.Close()
+				probes := make(chan bool, 1)
+				go func() {
+					conn, err := front.AcceptTCP()
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					st := &steal{session: &session{}, probes: probes1(conn)}
+					yes, read, rest := (&Child{}).isProbe(st, conn, addrOf(conn.RemoteAddr()), addrOf(conn.LocalAddr()))
+					probes <- yes
+					to, err := net.Dial("tcp", behind.Addr().String())
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					_, _ = to.Write(read)
+					splice(rest, to.(*net.TCPConn))
+				}()
+				conn, err := net.Dial("tcp", front.Addr().String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+				if got, want := post(t, conn, path, body, probes), fmt.Sprint(path, " ", body); got != want {
+					t.Errorf("%q, want %q", got, want)
+				}
+			})
+		}
+	}
+}
+
+func probes1(conn *net.TCPConn) probes {
+	return probes{all: []wire.Probe{{Kind: probeGRPC, Port: addrOf(conn.LocalAddr()).Port()}}}
+}
+
+func listen(t *testing.T) *net.TCPListener {
+	t.Helper()
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// post is a client that sends all that it may before it reads, waits until it was decided whose it is, and acknowledges
+// each settings frame that it reads. It returns the answer's body.
+func post(t *testing.T, conn net.Conn, path string, body int, decided <-chan bool) string {
+	t.Helper()
+	var block bytes.Buffer
+	e := hpack.NewEncoder(&block)
+	for _, f := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", path}, {":authority", "orders"}, {"user-agent", "kube-probe/1.34"}} {
+		_ = e.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
+	}
+	if _, err := io.WriteString(conn, probe.Preface); err != nil {
+		t.Fatal(err)
+	}
+	f := http2.NewFramer(conn, conn)
+	err := errors.Join(f.WriteSettings(), f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true}))
+	const part = 16 << 10
+	for left := body; left > 0 && err == nil; left -= part {
+		err = f.WriteData(1, left <= part, make([]byte, min(part, left)))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body >= probe.MaxGreeting {
+		if <-decided {
+			t.Error("it was taken for a probe without an acknowledgement")
+		}
+	}
+	var answer []byte
+	for {
+		frame, err := f.ReadFrame()
+		if err != nil {
+			return fmt.Sprint(err)
+		}
+		switch frame := frame.(type) {
+		case *http2.SettingsFrame:
+			if !frame.IsAck() {
+				if err := f.WriteSettingsAck(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		case *http2.DataFrame:
+			answer = append(answer, frame.Data()...)
+			if frame.StreamEnded() {
+				return string(answer)
+			}
+		case *http2.GoAwayFrame:
+			return fmt.Sprint("the server ends the connection: ", frame.ErrCode)
 		}
 	}
 }

@@ -173,3 +173,30 @@ func Fuzz(f *testing.F) {
 		}
 	})
 }
+
+// FuzzUnacked: in whatever pieces it comes, all but one acknowledgement passes, in order.
+func FuzzUnacked(f *testing.F) {
+	f.Add(greeting(ack, headers(healthCheck, "kube-probe/1", true, 7)), 1)
+	f.Add(append(greeting(frame(0, 1, bytes.Repeat([]byte("x"), 300)), ack), ack...), 5)
+	f.Add(greeting(frame(frameSettings, flagAck, []byte{1}))[:40], 3)
+	f.Fuzz(func(t *testing.T, b []byte, piece int) {
+		var whole, parts Unacked
+		want := append(whole.Filter(nil, b), whole.Held()...)
+		var got []byte
+		for rest := b; len(rest) > 0; {
+			n := min(max(1, piece&0xff), len(rest))
+			got, rest = parts.Filter(got, rest[:n]), rest[n:]
+		}
+		got = append(got, parts.Held()...)
+		if !bytes.Equal(got, want) || whole.Done != parts.Done {
+			t.Fatalf("%x in pieces, %x", got, want)
+		}
+		if _, at := HTTP2(b); whole.Done {
+			if len(want) != len(b)-AckLen || at >= 0 && !bytes.Equal(want, append(bytes.Clone(b[:at]), b[at+AckLen:]...)) {
+				t.Fatalf("%x of %x", want, b)
+			}
+		} else if !bytes.Equal(want, b) {
+			t.Fatalf("%x of %x", want, b)
+		}
+	})
+}
