@@ -68,13 +68,14 @@ type ports struct {
 	onHost   map[uint16]bool           // our listeners on the developer's loopback
 	asked    map[portKey]bool          // ephemeral UDP ports that the debuggee calls on its loopback
 	giving   map[portKey]chan struct{} // the pod's ports that are being given back
+	denied   map[string]bool           // what agents have said that they lack the right to, each for all ports
 	draining map[uint16]bool           // TCP ports that nobody listens on any more, still native
 	fresh    bool                      // draining has got a new one
 }
 
 func newPorts(s *Session) *ports {
 	return &ports{s: s, open: map[portKey]*port{}, onHost: map[uint16]bool{}, asked: map[portKey]bool{},
-		giving: map[portKey]chan struct{}{}, draining: map[uint16]bool{}}
+		giving: map[portKey]chan struct{}{}, denied: map[string]bool{}, draining: map[uint16]bool{}}
 }
 
 func (p *ports) watch(ctx context.Context) {
@@ -300,9 +301,25 @@ func (p *ports) takeFrom(ctx context.Context, l *link, k portKey, pod uint16, lo
 	}, func(err error) {
 		if text := err.Error(); text != said && !errors.Is(err, syscall.ECANCELED) {
 			said, told = text, ""
-			p.s.notice(fmt.Sprintf("%s is not taken from %s: %s", describe(k.network, pod, k.number), name, text))
+			p.refused(describe(k.network, pod, k.number), name, err)
 		}
 	})
+}
+
+// refused says why a port stays with its pod. A lack of rights is the agent's and not the port's: it is said once.
+func (p *ports) refused(port, pod string, err error) {
+	text, more := err.Error(), ""
+	if errors.Is(err, syscall.EPERM) {
+		p.mu.Lock()
+		known := p.denied[text]
+		p.denied[text] = true
+		p.mu.Unlock()
+		if known {
+			return
+		}
+		more = "; so it is with every port"
+	}
+	p.s.notice(fmt.Sprintf("%s is not taken from %s: %s%s", port, pod, text, more))
 }
 
 func describe(network string, pod, own uint16) string {
