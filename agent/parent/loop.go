@@ -350,6 +350,10 @@ func (p *Parent) steal(q pair.Steal) (stolen pair.Stolen, files []*os.File, err 
 	if q.Existing != "" && q.Existing != "close" && q.Existing != "keep" {
 		return stolen, nil, &wire.Refusal{Errno: syscall.EINVAL, Message: fmt.Sprintf("existing connections cannot be %q", q.Existing)}
 	}
+	if own := p.own(); own != 0 && slices.ContainsFunc(q.Ports, func(port wire.Port) bool { return port.Network == "tcp" && port.Port == own }) {
+		return stolen, nil, &wire.Refusal{Errno: syscall.EADDRINUSE,
+			Message: fmt.Sprintf("port %d is where the agent itself listens in the pod", own)}
+	}
 	if p.noUDP != "" && slices.ContainsFunc(q.Ports, func(port wire.Port) bool { return port.Network == "udp" }) {
 		return stolen, nil, &wire.Refusal{Errno: syscall.EPERM, Message: p.noUDP}
 	}

@@ -222,6 +222,15 @@ func (p *Parent) listenTCP(addr string) (err error) {
 	return nil
 }
 
+// own is the agent's own port, if it is one of the pod's; else 0. Who took it would cut the agent off from everybody.
+func (p *Parent) own() uint16 {
+	a, ok := p.listener.Addr().(*net.TCPAddr)
+	if !ok || netnsOf(os.Getpid()) != p.target.netns {
+		return 0
+	}
+	return uint16(a.Port)
+}
+
 // close undoes what the end of this process would not: the listener's path. The rest is the kernel's, but order helps
 // whoever looks.
 func (p *Parent) close() {
