@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -72,6 +73,7 @@ type Agent struct {
 type made struct {
 	namespace, job string
 	uid            types.UID // of the Job
+	container      string    // ephemeral, in the pod
 	upload         *upload
 	cancel         context.CancelFunc // of the sending to an ephemeral container
 	settled        <-chan struct{}    // closed when the tidying up beside the start has ended
@@ -90,13 +92,35 @@ func (c *Cluster) Agent(ctx context.Context, o AgentOptions) (*Agent, error) {
 		return nil, err
 	}
 	a := &Agent{c: c, o: o, tickets: store, key: ticketKey(c.Server(), o.Pod.UID)}
-	if ok, err := a.warm(ctx); ok || err != nil {
+	ok, err := a.warm(ctx)
+	store.sweep() // after that: a ticket that has just been used is not old
+	if ok || err != nil {
 		return a.orNil(err)
 	}
-	if running, _ := runningEphemeral(o.Pod.Spec); running != nil {
-		return a.orNil(a.joinEphemeral(ctx, running))
+	if err = a.find(ctx); errors.Is(err, ErrOnceMore) { // it went while it was asked
+		if err = a.look(ctx); err == nil {
+			err = a.find(ctx)
+		}
 	}
-	return a.orNil(a.cold(ctx))
+	return a.orNil(err)
+}
+
+// find joins the agent that is there, or makes one.
+func (a *Agent) find(ctx context.Context) error {
+	if running, _ := runningEphemeral(a.o.Pod.Spec); running != nil {
+		return a.joinEphemeral(ctx, running)
+	}
+	return a.cold(ctx)
+}
+
+// look asks what has become of the pod.
+func (a *Agent) look(ctx context.Context) error {
+	now, err := a.c.client.CoreV1().Pods(a.o.Pod.Namespace).Get(ctx, a.o.Pod.Name, metav1.GetOptions{})
+	if err != nil {
+		return a.c.explain(err, "looking at pod %s", a.o.Pod.Name)
+	}
+	a.o.Pod.Spec = now
+	return nil
 }
 
 func (a *Agent) orNil(err error) (*Agent, error) {
@@ -124,6 +148,7 @@ func (a *Agent) warm(ctx context.Context) (bool, error) {
 				return false, err
 			}
 			a.t, a.ready, a.rung, a.says = t, conn, r, r.says()
+			a.c.holding(a.key, a.tickets.hold(a.key))
 			return true, nil
 		case err == nil:
 			_ = conn.Close()
@@ -156,8 +181,7 @@ func only(r rung) (answers [rungsCount]ruling) {
 
 // cold asks what is admitted, and makes an agent on the first rung that is.
 func (a *Agent) cold(ctx context.Context) error {
-	token, hash := newToken()
-	jo := jobOptions{pod: a.o.Pod, config: a.o.Config, who: a.o.Who, tokenHash: hash}
+	jo := jobOptions{pod: a.o.Pod, config: a.o.Config, who: a.o.Who, tokenHash: tokenHash("of a dry run"), port: insidePort(a.o.Pod.Spec)}
 	a.o.Progress("asking what the cluster admits")
 	p, err := a.c.probe(ctx, jo)
 	if err != nil {
@@ -179,10 +203,16 @@ func (a *Agent) cold(ctx context.Context) error {
 		return err
 	}
 	a.rung, a.says = chosen, append(notices, chosen.says()...)
+	token, err := a.tickets.claim(a.key)
+	if err != nil {
+		return err
+	}
+	jo.tokenHash = tokenHash(token)
 	a.t = ticket{Token: token, Target: a.o.Pod.Container, Port: agentPort, Rung: chosen.String()}
 	if chosen == rungJob {
 		err = a.makeJob(ctx, jo, p.arch)
 	} else {
+		a.t.Port = jo.port
 		err = a.makeEphemeral(ctx, jo, p.arch)
 	}
 	if err != nil {
@@ -191,6 +221,7 @@ func (a *Agent) cold(ctx context.Context) error {
 		if e := a.Discard(tidy); e != nil {
 			a.c.log.Debug("kube: tidying up", "err", e)
 		}
+		a.tickets.unclaim(a.key)
 		return err
 	}
 	return nil
@@ -279,7 +310,7 @@ func (a *Agent) Discard(ctx context.Context) error {
 	if m.upload != nil { // what the Job owns goes with it; what it does not own yet, here
 		errs = append(errs, a.c.abandon(ctx, m.namespace, m.upload))
 	}
-	if m.job != "" || m.cancel != nil {
+	if m.job != "" || m.container != "" {
 		errs = append(errs, a.tickets.drop(a.key, token))
 	}
 	return errors.Join(errs...)
@@ -302,6 +333,9 @@ func (a *Agent) makeEphemeral(ctx context.Context, jo jobOptions, arch string) e
 			return err
 		}
 	}
+	if !a.c.mayAdd(a.o.Pod.UID) {
+		return errTooMany(a.o.Pod)
+	}
 	w := a.c.newAgentWatch(ctx, a.o.Pod.Namespace, container.Name, true)
 	a.w = w
 	w.watchPod(a.o.Pod.Name)
@@ -315,21 +349,32 @@ func (a *Agent) makeEphemeral(ctx context.Context, jo jobOptions, arch string) e
 		}
 		return a.c.explain(err, "adding the agent to pod %s", a.o.Pod.Name)
 	}
+	a.c.hasAdded(a.o.Pod.UID)
+	a.made.container = container.Name
 	a.t.Namespace, a.t.Pod, a.t.Container = a.o.Pod.Namespace, a.o.Pod.Name, container.Name
 	if content != nil {
 		a.send(ctx, container.Name, content)
 	}
-	return a.tickets.save(a.key, a.t)
+	return a.keep()
+}
+
+// keep keeps the ticket, and takes part in another session's of this user's.
+func (a *Agent) keep() (err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.t, err = a.tickets.save(a.key, a.t); err != nil {
+		return err
+	}
+	a.c.holding(a.key, a.tickets.hold(a.key))
+	return nil
 }
 
 // follow joins the ephemeral agent that another session has added at the same moment.
 func (a *Agent) follow(ctx context.Context) error {
-	now, err := a.c.client.CoreV1().Pods(a.o.Pod.Namespace).Get(ctx, a.o.Pod.Name, metav1.GetOptions{})
-	if err != nil {
-		return a.c.explain(err, "looking at pod %s", a.o.Pod.Name)
+	if err := a.look(ctx); err != nil {
+		return err
 	}
-	a.o.Pod.Spec = now
-	if running, _ := runningEphemeral(now); running != nil {
+	if running, _ := runningEphemeral(a.o.Pod.Spec); running != nil {
 		return a.joinEphemeral(ctx, running)
 	}
 	return fail.New(fail.AgentStart, "start again", "another session has added an agent to pod %s, and it has ended", a.o.Pod.Name)
@@ -360,8 +405,14 @@ func (a *Agent) joinCommand(carried bool) []string {
 	return append([]string{"sh", "-c", joinScript, "sh"}, tail...)
 }
 
-// askToken has the running agent make a token for us: who may run a command in its container may do all that it does.
-func (a *Agent) askToken(ctx context.Context, command []string) error {
+// askToken has the running agent make a token for us: who may run a command in its container may do all that it does. Where
+// args, the agent's own, show that it was made for a token that we have, nobody is asked: another session of this user's has
+// started it just now.
+func (a *Agent) askToken(ctx context.Context, args, command []string) error {
+	if own, ok := a.tickets.read(a.key); ok && tokenHash(own.Token) == argument(args, "--token-sha256") {
+		a.t.Token = own.Token
+		return a.keep()
+	}
 	p := newPace(0)
 	for {
 		out, err := a.c.Exec(ctx, a.t.Namespace, a.t.Pod, a.t.Container, command)
@@ -370,7 +421,7 @@ func (a *Agent) askToken(ctx context.Context, command []string) error {
 		case err == nil:
 			if token := lastLine(string(out)); token != "" {
 				a.t.Token = token
-				return a.tickets.save(a.key, a.t)
+				return a.keep()
 			}
 			return fail.New(fail.AgentRefused, "", "the agent that runs for this pod gave no token")
 		case ctx.Err() != nil:
@@ -379,10 +430,12 @@ func (a *Agent) askToken(ctx context.Context, command []string) error {
 			if overdue(a.o.Pod.Spec, a.t.Container) {
 				return errNoArrival
 			}
+		case errors.As(err, &exit) && strings.Contains(exit.Stderr, "no agent runs in this container"): // agent/parent, Join
+			return a.gone("it has ended just now", true)
 		case errors.As(err, &exit):
 			return fail.New(fail.AgentRefused, "", "the agent that runs for this pod gave no token: %s", lastLine(exit.Stderr))
 		case errors.Is(err, ErrPodGone):
-			return a.gone("its pod does not exist any more")
+			return a.gone("its pod does not exist any more", true)
 		case !starting(err) && !errors.Is(err, errOverload):
 			if fail.CodeOf(err) == fail.ClusterForbidden {
 				return errNoExec(a.t.Namespace)
@@ -432,7 +485,7 @@ func (a *Agent) joinEphemeral(ctx context.Context, e *corev1.EphemeralContainer)
 	}
 	a.w = a.c.newAgentWatch(ctx, a.o.Pod.Namespace, e.Name, true)
 	a.w.watchPod(a.o.Pod.Name)
-	if err := a.askToken(ctx, a.joinCommand(e.Stdin)); err != nil {
+	if err := a.askToken(ctx, e.Args, a.joinCommand(e.Stdin)); err != nil {
 		a.w.stop()
 		a.w = nil
 		if errors.Is(err, errNoArrival) {

@@ -15,15 +15,23 @@ import (
 	"github.com/stepin-dev/stepin/pkg/fail"
 )
 
-// agentGone is ErrAgentGone with the cluster's own words.
-type agentGone struct{ words string }
+// agentGone is ErrAgentGone with the cluster's own words, and perhaps ErrOnceMore.
+type agentGone struct {
+	words    string
+	onceMore bool
+}
 
-func (e agentGone) Error() string        { return e.words }
-func (e agentGone) Is(target error) bool { return target == ErrAgentGone }
+func (e agentGone) Error() string { return e.words }
+func (e agentGone) Is(target error) bool {
+	return target == ErrAgentGone || target == ErrOnceMore && e.onceMore
+}
 
 // startsText is what the node, and the API server for it, say of a pod or container that they do not know yet. It comes
 // with different status codes by the way that a stream is opened, and without any by some.
 var startsText = regexp.MustCompile(`unable to upgrade connection: (pod|container) .*not found|^pod not found|container .* is not running|is waiting to start`)
+
+// portTaken is how Linux says that something else has the agent's port.
+const portTaken = "address already in use"
 
 // starting says that a call came too early for the node, not that it failed.
 func starting(err error) bool {
@@ -35,15 +43,16 @@ func starting(err error) bool {
 // as a fail.Error with the cluster's words), fail.Error.
 //
 // The connection may still be tried again until the agent's first byte has come: nobody tells a client that the pod
-// refused before it reads (see Forward), so what was written until then is written again.
+// refused before it reads (see Forward), so what was written until then is written again. ctx is the connection's until that
+// byte, and no longer.
 func (a *Agent) Dial(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, agentWait)
-	defer cancel()
 	conn, err := a.open(ctx)
 	if err != nil {
+		cancel()
 		return nil, err
 	}
-	p := &agentConn{a: a, until: time.Now().Add(agentWait), pace: newPace(pollSoon), conn: conn, done: make(chan struct{})}
+	p := &agentConn{a: a, ctx: ctx, cancel: cancel, pace: newPace(pollSoon), conn: conn, done: make(chan struct{})}
 	go p.mind()
 	return p, nil
 }
@@ -71,7 +80,7 @@ func (a *Agent) open(ctx context.Context) (net.Conn, error) {
 		case err == nil:
 			return conn, nil
 		case errors.Is(err, ErrPodGone) && (w == nil || w.ephemeral):
-			return nil, a.gone("its pod does not exist any more")
+			return nil, a.gone("its pod does not exist any more", true)
 		case errors.Is(err, ErrPodGone), starting(err), errors.Is(err, errOverload): // a new pod may not have reached this API server
 		default:
 			return nil, err
@@ -146,27 +155,30 @@ func (a *Agent) pause(ctx context.Context, w *agentWatch, little time.Duration) 
 func (a *Agent) hopeless(s state) error {
 	switch {
 	case s.words != "":
-		return a.gone(s.words)
+		return a.gone(s.words, s.ended)
 	case s.ended:
-		return a.gone("it ended without a word")
+		return a.gone("it ended without a word", true)
 	}
 	return nil
 }
 
-// gone is the end of this agent: a new one may be made.
-func (a *Agent) gone(words string) error {
+// gone is the end of this agent: a new one may be made. ended says that it has been there.
+func (a *Agent) gone(words string, ended bool) error {
 	if err := a.tickets.drop(a.key, a.Token()); err != nil {
 		a.c.log.Debug("kube: forgetting an agent", "err", err)
 	}
 	if noShell(words) {
 		return errNoShell(a.o.Pod)
 	}
+	a.mu.Lock()
+	onceMore := ended && a.made.job == "" && a.made.container == "" || a.made.container != "" && strings.Contains(words, portTaken)
+	a.mu.Unlock()
 	hint := "kubectl get events -n " + a.t.Namespace + " shows more"
 	words, its, ok := strings.Cut(strings.TrimPrefix(words, "stepin-agent: "), " hint: ") // as the agent's main writes them
 	if ok {
 		hint = its
 	}
-	return fail.Wrap(fail.AgentStart, agentGone{words}, hint, "the agent for pod %s is not there", a.o.Pod.Name)
+	return fail.Wrap(fail.AgentStart, agentGone{words, onceMore}, hint, "the agent for pod %s is not there", a.o.Pod.Name)
 }
 
 // late is a wait that took too long, or was ended by the user.
@@ -192,9 +204,10 @@ func (a *Agent) answered() {
 	}
 	a.w.stop()
 	a.w = nil
-	if err := a.tickets.save(a.key, a.t); err != nil {
+	if _, err := a.tickets.save(a.key, a.t); err != nil { // the agent has heard ours already
 		a.c.log.Debug("kube: keeping the agent's ticket", "err", err)
 	}
+	a.c.holding(a.key, a.tickets.hold(a.key))
 }
 
 // Failure is why a connection of Dial's ended before the agent had said anything, nil where that has not happened: what
@@ -215,11 +228,12 @@ const mute = 5 * time.Second
 //
 // Goroutine: mind; it ends with the first byte, or with the connection.
 type agentConn struct {
-	a     *Agent
-	until time.Time
-	pace  *pace         // of again
-	done  chan struct{} // closed when the agent has said something, or this is closed
-	once  sync.Once
+	a      *Agent
+	ctx    context.Context // of the trying
+	cancel context.CancelFunc
+	pace   *pace         // of again
+	done   chan struct{} // closed when the agent has said something, or this is closed
+	once   sync.Once
 
 	mu       sync.Mutex
 	conn     net.Conn
@@ -248,7 +262,7 @@ func (p *agentConn) Read(b []byte) (int, error) {
 			p.mu.Lock()
 			p.heard, p.hello = true, bytes.Buffer{}
 			p.mu.Unlock()
-			p.once.Do(func() { close(p.done) })
+			p.settle()
 			p.a.answered()
 			return n, err
 		}
@@ -279,11 +293,14 @@ func (p *agentConn) mind() {
 			return
 		}
 		s := w.state()
-		if s.words != "" || s.ended || time.Now().After(p.until) {
+		if s.words != "" || s.ended {
 			p.end()
 		}
 		select {
 		case <-p.done:
+			return
+		case <-p.ctx.Done(): // Read finds out why
+			p.end()
 			return
 		case <-s.change:
 		case <-tick.C:
@@ -315,20 +332,18 @@ func (p *agentConn) ended(conn net.Conn) bool {
 
 // again takes the place of a connection that was refused.
 func (p *agentConn) again(old net.Conn) error {
-	ctx, cancel := context.WithDeadline(context.Background(), p.until)
-	defer cancel()
 	p.a.mu.Lock()
 	w := p.a.w
 	p.a.mu.Unlock()
 	if w == nil { // it has answered once, or runs since before us
 		_ = old.Close()
-		return p.a.gone("nothing listens there any more")
+		return p.a.gone("nothing listens there any more", true)
 	}
-	if err := p.a.pause(ctx, w, p.pace.next(nil)); err != nil {
+	if err := p.a.pause(p.ctx, w, p.pace.next(nil)); err != nil {
 		_ = old.Close()
 		return err
 	}
-	conn, err := p.a.reopen(ctx, old)
+	conn, err := p.a.reopen(p.ctx, old)
 	if err != nil {
 		return err
 	}
@@ -382,8 +397,16 @@ func (p *agentConn) Close() error {
 	p.shut = true
 	conn := p.conn
 	p.mu.Unlock()
-	p.once.Do(func() { close(p.done) })
+	p.settle()
 	return conn.Close()
+}
+
+// settle ends the trying.
+func (p *agentConn) settle() {
+	p.once.Do(func() {
+		close(p.done)
+		p.cancel()
+	})
 }
 
 func (p *agentConn) LocalAddr() net.Addr  { return address("stepin") }

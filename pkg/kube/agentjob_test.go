@@ -156,7 +156,7 @@ func TestDiscard(t *testing.T) {
 					t.Fatal("nothing is seen of the pod")
 				}
 			}
-			if err := a.tickets.save(a.key, ticket{Token: a.Token(), Pod: "agent-pod", Port: agentPort}); err != nil {
+			if _, err := a.tickets.save(a.key, ticket{Token: a.Token(), Pod: "agent-pod", Port: agentPort}); err != nil {
 				t.Fatal(err)
 			}
 			if err := a.Discard(limited15(t)); err != nil {

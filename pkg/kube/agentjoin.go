@@ -19,7 +19,7 @@ func (a *Agent) joinPod(ctx context.Context) (joined bool, err error) {
 		return false, a.c.explain(err, "looking for the pod's agent")
 	}
 	for _, p := range pods.Items {
-		if by := controller(p.OwnerReferences); ended(&p) || by.Kind != "Job" || by.Name != agentName(a.o.Pod.UID) {
+		if by := controller(p.OwnerReferences); ended(&p) || over(&p) || by.Kind != "Job" || by.Name != agentName(a.o.Pod.UID) {
 			continue
 		}
 		if err := a.trusted(ctx, p.ObjectMeta, p.Spec); err != nil {
@@ -28,7 +28,7 @@ func (a *Agent) joinPod(ctx context.Context) (joined bool, err error) {
 		a.rung, a.says = rungJob, rungJob.says()
 		a.t = ticket{Namespace: namespace, Pod: p.Name, Container: agentContainer, Target: a.o.Pod.Container,
 			Port: listening(p.Spec.Containers[0].Args), Rung: rungJob.String()}
-		return true, a.askToken(ctx, a.joinCommand(false))
+		return true, a.askToken(ctx, nil, a.joinCommand(false)) // by its own word only: nothing is watched here that would tell when it is up
 	}
 	return false, nil
 }

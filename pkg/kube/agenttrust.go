@@ -79,7 +79,7 @@ func (a *Agent) trustedInside(e *corev1.EphemeralContainer) error {
 	refuse := func(what string) error {
 		return a.foreign(what, argument(e.Args, "--who"), startedAt(a.o.Pod.Spec, e.Name))
 	}
-	jo := jobOptions{pod: a.o.Pod, config: a.o.Config}
+	jo := jobOptions{pod: a.o.Pod, config: a.o.Config, port: listening(e.Args)}
 	if e.Stdin {
 		jo.config.Image = ""
 	} else if jo.config.Image == "" || its.Image != jo.config.Image {

@@ -123,7 +123,7 @@ func TestForeignAgent(t *testing.T) {
 
 // An agent in the target's own pod is joined only if its container is one that we would have added.
 func TestForeignInside(t *testing.T) {
-	jo := jobOptions{pod: exampleTarget(), who: "bob@desk", tokenHash: "x", config: config.Agent{TTL: 1}}
+	jo := jobOptions{pod: exampleTarget(), who: "bob@desk", tokenHash: "x", config: config.Agent{TTL: 1}, port: firstInside}
 	exec := shopPods + "/" + exampleTarget().Name + "/exec"
 	for name, test := range map[string]struct {
 		change func(*corev1.EphemeralContainer)

@@ -133,9 +133,20 @@ func refusedBefore(p *corev1.Pod) bool {
 
 // errNoShell is the end of the ladder for images that nothing can be brought into.
 func errNoShell(pod Pod) error {
-	return fail.Wrap(fail.AgentStart, agentGone{"it lacks sh, cat or chmod, or a directory that may be written to and executed from"},
+	return fail.Wrap(fail.AgentStart, agentGone{words: "it lacks sh, cat or chmod, or a directory that may be written to and executed from"},
 		"name an image that holds the agent by agent.image: `stepin agent image push` makes one",
 		"the agent cannot be brought into the image of container %s", pod.Container)
+}
+
+// maxAdded bounds the ephemeral containers that one session adds to a pod: the first, and one after each of two restarts of the
+// target's container, or ends of the agent. Kubernetes removes none from the pod's list.
+const maxAdded = 3
+
+// errTooMany is the end of adding.
+func errTooMany(pod Pod) error {
+	return fail.Wrap(fail.AgentStart, ErrTooMany,
+		"kubectl delete pod -n "+pod.Namespace+" "+pod.Name+` gives its successor an empty list; an agent that is a pod of its own ("agent": {"mode": "pod"}) adds none`,
+		"this session has added %d agents to pod %s, each of which stays in its list of ephemeral containers, and adds no more", maxAdded, pod.Name)
 }
 
 // patchEphemeral adds the container to the pod, or asks whether it might be.

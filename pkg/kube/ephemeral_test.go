@@ -109,7 +109,7 @@ func TestOverdue(t *testing.T) {
 	for name, age := range map[string]time.Duration{"old": arrivalWait + time.Minute, "young": time.Second} {
 		t.Run(name, func(t *testing.T) {
 			o := agentOptions(t)
-			e, err := agentEphemeral(jobOptions{pod: o.Pod, who: "bob@desk"}, rungNet, 0)
+			e, err := agentEphemeral(jobOptions{pod: o.Pod, who: "bob@desk", port: firstInside}, rungNet, 0)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -3,6 +3,7 @@ package kube
 import (
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,8 +19,13 @@ import (
 )
 
 const (
-	// agentPort is where an agent listens, on loopback: in a pod of its own, or among the pod's own ports.
-	agentPort = 7071
+	// agentPort is where an agent in a pod of its own listens, on loopback. One in the target's pod is among that pod's ports,
+	// which are anybody's: it takes a random one from firstInside on, below those that Linux gives to clients
+	// (net.ipv4.ip_local_port_range) and that Services have on nodes (30000 to 32767). A pod has some ten of its own, so
+	// that two meet once in a thousand starts at most; the second is made once more.
+	agentPort   = 7071
+	firstInside = 20000
+	portsInside = 10000
 	// agentContainer is the container's name in the Job's pod, and the beginning of an ephemeral one's.
 	agentContainer = "stepin-agent"
 
@@ -81,6 +87,29 @@ type jobOptions struct {
 	agent     string   // hash of the upload, or the image
 	parts     []string // names of the ConfigMaps; nil with an image of ours
 	arch      string   // of parts; "" with an image of ours
+	port      uint16   // of an agent inside the target's pod
+}
+
+// insidePort is a random port for an agent in a pod, none of those that the pod's spec names.
+func insidePort(p *corev1.Pod) uint16 {
+	named := map[int]bool{}
+	for _, list := range [][]corev1.Container{p.Spec.Containers, p.Spec.InitContainers} {
+		for _, c := range list {
+			for _, port := range c.Ports {
+				named[int(port.ContainerPort)] = true
+			}
+		}
+	}
+	port := firstInside + rand.IntN(portsInside)
+	for range portsInside {
+		if !named[port] {
+			break
+		}
+		if port++; port == firstInside+portsInside {
+			port = firstInside
+		}
+	}
+	return uint16(port)
 }
 
 // agentName is the name of the Job: one per pod and version of the wire, so that a second one cannot be.
@@ -221,10 +250,13 @@ func jobContainer(o jobOptions) (*corev1.Container, error) {
 
 // agentArgs are the agent's own arguments. inside says that it runs in the target's pod.
 func agentArgs(o jobOptions, inside bool) []string {
-	id := o.pod.ContainerID
+	id, port := o.pod.ContainerID, uint16(agentPort)
+	if inside {
+		port = o.port
+	}
 	args := []string{
 		"--pod", "kube/" + o.pod.UID + "/" + id,
-		"--listen", fmt.Sprintf("tcp:127.0.0.1:%d", agentPort),
+		"--listen", fmt.Sprintf("tcp:127.0.0.1:%d", port),
 		"--token-sha256", o.tokenHash,
 		"--ttl", o.config.TTL.String(),
 		"--who", o.who,

@@ -112,7 +112,7 @@ func TestJobIsOurs(t *testing.T) {
 
 func TestEphemeral(t *testing.T) {
 	for _, image := range []string{"", "example/agent:1"} {
-		o := jobOptions{pod: exampleTarget(), who: "ada@laptop", tokenHash: strings.Repeat("ab", 32)}
+		o := jobOptions{pod: exampleTarget(), who: "ada@laptop", tokenHash: strings.Repeat("ab", 32), port: firstInside}
 		o.config.Image = image
 		all := map[string]any{}
 		for r := rungNet; r <= rungBare; r++ {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,11 @@ var (
 	ErrPodGone = errors.New("the pod is gone")
 	// ErrAgentGone: the agent is gone for good.
 	ErrAgentGone = errors.New("the agent is gone")
+	// ErrOnceMore: an agent is gone before it has said anything, for a reason that the next one will hardly meet: it was there
+	// before us and has ended just now, or something else had its port. It is an ErrAgentGone, too.
+	ErrOnceMore = errors.New("the agent is gone, and another one can be made")
+	// ErrTooMany: no further agent is made for this pod.
+	ErrTooMany = errors.New("there were too many agents")
 )
 
 // Options say which cluster and how to reach it.
@@ -59,6 +65,39 @@ type Cluster struct {
 	sent        map[string]sent // by namespace and hash
 	settling    sync.WaitGroup  // of agents that have been made
 	spdyOnly    atomic.Bool     // a WebSocket was refused where SPDY was not: it is not tried again
+
+	mu    sync.Mutex
+	held  map[string]*os.File // tickets in use, by their keys
+	added map[string]int      // ephemeral containers that were added, by the pod's UID
+}
+
+// holding keeps a ticket from being swept until Close; nil is none.
+func (c *Cluster) holding(key string, f *os.File) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if last := c.held[key]; last != nil {
+		last.Close()
+	}
+	if c.held == nil {
+		c.held = map[string]*os.File{}
+	}
+	c.held[key] = f
+}
+
+// mayAdd says whether one more ephemeral container may be added to a pod.
+func (c *Cluster) mayAdd(uid string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.added[uid] < maxAdded
+}
+
+func (c *Cluster) hasAdded(uid string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.added == nil {
+		c.added = map[string]int{}
+	}
+	c.added[uid]++
 }
 
 // closeWait bounds the end of what goes on beside starts: a session may be over before its agent's ConfigMaps have an owner.
@@ -76,6 +115,14 @@ func (c *Cluster) Close() {
 	case <-settled:
 	case <-time.After(closeWait):
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range c.held {
+		if f != nil {
+			f.Close()
+		}
+	}
+	clear(c.held)
 }
 
 // Namespace is where targets are looked for.

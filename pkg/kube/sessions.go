@@ -119,8 +119,8 @@ func (c *Cluster) know(found []*Running, tokens string) error {
 		return err
 	}
 	for _, r := range found {
-		t, ok := store.load(ticketKey(c.Server(), r.uid))
-		if ok && t.Namespace == r.t.Namespace && t.Container == r.t.Container && (t.Pod == r.t.Pod || t.Pod == "") {
+		t, ok := store.read(ticketKey(c.Server(), r.uid))
+		if ok && t.Namespace == r.t.Namespace && t.Container == r.t.Container && t.Pod == r.t.Pod {
 			r.t.Token = t.Token
 		}
 	}

@@ -56,7 +56,7 @@ func podLists(all ...corev1.Pod) http.HandlerFunc {
 // TestAgents: by pods alone, with whom the user has a token for.
 func TestAgents(t *testing.T) {
 	beside, within, without, finished := someTarget("orders-7d4b9-1"), someTarget("orders-7d4b9-2"), someTarget("orders-7d4b9-3"), someTarget("orders-7d4b9-4")
-	e, err := agentEphemeral(jobOptions{pod: Pod{Namespace: "shop", Name: within.Name, UID: string(within.UID), Container: "orders", Spec: &within}, who: "bob@desk"}, rungPlain, 0)
+	e, err := agentEphemeral(jobOptions{pod: Pod{Namespace: "shop", Name: within.Name, UID: string(within.UID), Container: "orders", Spec: &within}, who: "bob@desk", port: firstInside}, rungPlain, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,10 +74,10 @@ func TestAgents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := store.save(ticketKey(c.Server(), string(beside.UID)), ticket{Token: "secret", Namespace: "shop", Pod: "one", Container: agentContainer, Port: 1}); err != nil {
+	if _, err := store.save(ticketKey(c.Server(), string(beside.UID)), ticket{Token: "secret", Namespace: "shop", Pod: "one", Container: agentContainer, Port: 1}); err != nil {
 		t.Fatal(err)
 	}
-	if err := store.save(ticketKey(c.Server(), string(within.UID)), ticket{Token: "of an earlier one", Namespace: "shop", Pod: within.Name, Container: "stepin-agent-7", Port: 1}); err != nil {
+	if _, err := store.save(ticketKey(c.Server(), string(within.UID)), ticket{Token: "of an earlier one", Namespace: "shop", Pod: within.Name, Container: "stepin-agent-7", Port: 1}); err != nil {
 		t.Fatal(err)
 	}
 	found, missing, err := c.Agents(limited15(t), false, dir)

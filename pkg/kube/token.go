@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,11 +25,12 @@ import (
 
 const (
 	tokenBytes = 16 // 128 bits: nobody guesses it in the minutes an agent lives
-	// maxTicket bounds a ticket's file in bytes, and oldTicket is when one that nobody used is thrown away: no agent stays
-	// that long without a session.
-	maxTicket = 16 << 10
-	oldTicket = 7 * 24 * time.Hour
-	suffix    = ".agent"
+	// maxTicket bounds a ticket's file in bytes. oldTicket is when one that no session uses is thrown away: no agent stays that
+	// long without one. maxTickets bounds how many of those are kept: twice what a session with all its pods leaves.
+	maxTicket  = 16 << 10
+	oldTicket  = 24 * time.Hour
+	maxTickets = 128
+	suffix     = ".agent"
 )
 
 // newToken makes a session's secret and what an agent is told of it.
@@ -55,7 +57,8 @@ type ticket struct {
 	Rung      string `json:"rung"`
 }
 
-// tickets is a private directory with one file per agent. A file goes when its agent is found to be gone.
+// tickets is a private directory with one file per agent. A file goes when its agent is found to be gone. Who uses one holds a
+// shared lock on it (flock(2)); who writes holds the directory's.
 type tickets struct{ dir string }
 
 // ticketDir is where tickets are kept: in the runtime directory, which goes with the login, else in the state directory.
@@ -96,9 +99,7 @@ func openTickets(dir string) (*tickets, error) {
 		return nil, fail.New(fail.AgentStart, "remove it, or chmod 0700 it if it is yours",
 			"the agent's token is not put into %s, which others could read", dir)
 	}
-	t := &tickets{dir: dir}
-	t.sweep()
-	return t, nil
+	return &tickets{dir: dir}, nil
 }
 
 // ticketKey names the agent of one pod of one cluster.
@@ -107,26 +108,116 @@ func ticketKey(server, uid string) string {
 	return hex.EncodeToString(sum[:16]) + suffix
 }
 
-// load returns a ticket. One that cannot be read is as good as none: the agent is asked for another.
-func (t *tickets) load(key string) (ticket, bool) {
-	path := filepath.Join(t.dir, key)
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+// read returns a ticket, or what claim has made: a token for an agent of which nothing is known yet.
+func (t *tickets) read(key string) (found ticket, ok bool) {
+	f, err := t.open(key)
 	if err != nil {
 		return ticket{}, false
 	}
 	defer f.Close()
-	var found ticket
 	raw, err := io.ReadAll(io.LimitReader(f, maxTicket))
-	if err != nil || json.Unmarshal(raw, &found) != nil || found.Token == "" || found.Pod == "" || found.Port == 0 {
+	if err != nil || json.Unmarshal(raw, &found) != nil || found.Token == "" {
 		return ticket{}, false
 	}
-	now := time.Now()
-	_ = os.Chtimes(path, now, now) // it is in use: see sweep
 	return found, true
 }
 
-// save writes a ticket whole or not at all; a second session of this user's may read at the same moment.
-func (t *tickets) save(key string, x ticket) error {
+func (t *tickets) open(key string) (*os.File, error) {
+	return os.OpenFile(filepath.Join(t.dir, key), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+}
+
+// load returns a ticket. One that cannot be read is as good as none: the agent is asked for another.
+func (t *tickets) load(key string) (ticket, bool) {
+	found, ok := t.read(key)
+	if !ok || found.Pod == "" || found.Port == 0 {
+		return ticket{}, false
+	}
+	t.touch(key)
+	return found, true
+}
+
+// touch keeps sweep away.
+func (t *tickets) touch(key string) {
+	now := time.Now()
+	_ = os.Chtimes(filepath.Join(t.dir, key), now, now)
+}
+
+// hold says that a ticket is in use, until what it returns is closed or this process ends; nil where there is none.
+func (t *tickets) hold(key string) *os.File {
+	f, err := t.open(key)
+	if err != nil {
+		return nil
+	}
+	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil { // sweep is about to remove it
+		f.Close()
+		return nil
+	}
+	return f
+}
+
+// lock keeps this user's other sessions from writing, for as long as a file takes.
+func (t *tickets) lock() (unlock func(), err error) {
+	d, err := os.Open(t.dir)
+	if err != nil {
+		return nil, fmt.Errorf("kube: keeping the agent's token: %w", err)
+	}
+	for {
+		err = unix.Flock(int(d.Fd()), unix.LOCK_EX)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		d.Close()
+		return nil, fmt.Errorf("kube: locking %s: %w", t.dir, err)
+	}
+	return func() { d.Close() }, nil
+}
+
+// claim is the token of the agent that is about to be made. Sessions of this user's that start at the same moment have it in
+// common: whichever of them makes the agent, the others know it, and may stop each other.
+func (t *tickets) claim(key string) (token string, err error) {
+	unlock, err := t.lock()
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if held, ok := t.read(key); ok {
+		t.touch(key)
+		return held.Token, nil
+	}
+	token, _ = newToken()
+	return token, t.write(key, ticket{Token: token})
+}
+
+// unclaim removes a claim that came to nothing; another session's that is still under way keeps the token in its mind.
+func (t *tickets) unclaim(key string) {
+	unlock, err := t.lock()
+	if err != nil {
+		return
+	}
+	defer unlock()
+	if held, ok := t.read(key); ok && held.Pod == "" {
+		_ = os.Remove(filepath.Join(t.dir, key))
+	}
+}
+
+// save keeps a ticket, unless another session of this user's has kept one for the same agent: then that is what to use.
+func (t *tickets) save(key string, x ticket) (ticket, error) {
+	unlock, err := t.lock()
+	if err != nil {
+		return x, err
+	}
+	defer unlock()
+	if held, ok := t.read(key); ok && held.Namespace == x.Namespace && held.Pod == x.Pod && held.Container == x.Container && held.Target == x.Target {
+		t.touch(key)
+		return held, nil
+	}
+	return x, t.write(key, x)
+}
+
+// write makes a ticket's file whole or not at all; a second session of this user's may read at the same moment.
+func (t *tickets) write(key string, x ticket) error {
 	raw, err := json.Marshal(x)
 	if err != nil {
 		return fmt.Errorf("kube: keeping the agent's token: %w", err)
@@ -151,7 +242,7 @@ func (t *tickets) save(key string, x ticket) error {
 
 // drop removes a ticket if it still holds that token: another session may have got itself a new one meanwhile.
 func (t *tickets) drop(key, token string) error {
-	if held, ok := t.load(key); ok && held.Token != token {
+	if held, ok := t.read(key); ok && held.Token != token {
 		return nil
 	}
 	if err := os.Remove(filepath.Join(t.dir, key)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -160,18 +251,38 @@ func (t *tickets) drop(key, token string) error {
 	return nil
 }
 
-// sweep removes what killed sessions left.
+// sweep removes the tickets of agents that ended unseen, and what killed sessions left: those that no session uses and that
+// are old or too many. It asks no cluster.
 func (t *tickets) sweep() {
 	list, err := os.ReadDir(t.dir)
 	if err != nil {
 		return
 	}
+	var found []fs.FileInfo
 	for _, e := range list {
 		if !strings.HasSuffix(e.Name(), suffix) && !strings.HasSuffix(e.Name(), ".new") {
 			continue
 		}
-		if info, err := e.Info(); err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()) > oldTicket {
-			_ = os.Remove(filepath.Join(t.dir, e.Name()))
+		if info, err := e.Info(); err == nil && info.Mode().IsRegular() {
+			found = append(found, info)
 		}
+	}
+	slices.SortFunc(found, func(a, b fs.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
+	for i, info := range found {
+		if i >= maxTickets || time.Since(info.ModTime()) > oldTicket {
+			t.throwAway(info.Name())
+		}
+	}
+}
+
+// throwAway removes a ticket that nobody holds.
+func (t *tickets) throwAway(key string) {
+	f, err := t.open(key)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		_ = os.Remove(filepath.Join(t.dir, key))
 	}
 }

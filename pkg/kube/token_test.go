@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,7 +36,7 @@ func TestTickets(t *testing.T) {
 		t.Error("a ticket from nowhere")
 	}
 	want := ticket{Token: "secret", Namespace: "shop", Pod: "p", Container: "c", Target: "orders", Port: 7071, Rung: "pod"}
-	if err := store.save(key, want); err != nil {
+	if kept, err := store.save(key, want); err != nil || kept != want {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(filepath.Join(dir, key))
@@ -139,12 +142,104 @@ func TestTicketsOfOld(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := openTickets(dir); err != nil {
+	store, err := openTickets(dir)
+	if err != nil {
 		t.Fatal(err)
 	}
+	store.sweep()
 	left, err := filepath.Glob(filepath.Join(dir, "*"))
 	if err != nil || len(left) != 2 {
 		t.Errorf("%v %v", left, err)
+	}
+}
+
+// What is in use stays, however old; of the rest only the newest, and those not for long.
+func TestTicketsSwept(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "stepin")
+	store, err := openTickets(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	aged := func(key string, age time.Duration) {
+		t.Helper()
+		if _, err := store.save(key, ticket{Token: "x", Pod: key, Port: 1}); err != nil {
+			t.Fatal(err)
+		}
+		when := time.Now().Add(-age)
+		if err := os.Chtimes(filepath.Join(dir, key), when, when); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 2 * maxTickets {
+		aged(ticketKey("many", strconv.Itoa(i)), time.Duration(i)*time.Second)
+	}
+	old := ticketKey("old", "")
+	aged(old, 3*oldTicket)
+	held := store.hold(old)
+	if held == nil {
+		t.Fatal("it cannot be held")
+	}
+	there := func() int {
+		list, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	store.sweep()
+	if _, ok := store.read(old); !ok || there() != maxTickets+1 {
+		t.Errorf("%d are left; the one in use: %v", there(), ok)
+	}
+	if _, ok := store.read(ticketKey("many", "0")); !ok {
+		t.Error("the newest is gone")
+	}
+	held.Close()
+	store.sweep()
+	if _, ok := store.read(old); ok || there() != maxTickets {
+		t.Errorf("%d are left; the old one: %v", there(), ok)
+	}
+}
+
+// Sessions that begin at the same moment have one token.
+func TestClaim(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "stepin")
+	key := ticketKey("https://a", "uid")
+	const starts = 20
+	tokens := make([]string, starts)
+	var all sync.WaitGroup
+	for i := range starts {
+		all.Go(func() {
+			store, err := openTickets(dir)
+			if err == nil {
+				tokens[i], err = store.claim(key)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if slices.Sort(tokens); len(tokens[0]) != 32 || tokens[0] != tokens[starts-1] {
+		t.Errorf("%q", tokens)
+	}
+	store, err := openTickets(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := store.load(key); ok {
+		t.Error("what is claimed is taken for an agent")
+	}
+	agent := ticket{Token: tokens[0], Namespace: "shop", Pod: "p", Container: "c", Target: "orders", Port: 7071, Rung: "pod"}
+	other := agent
+	other.Token = "another of that agent"
+	for _, step := range []struct{ save, want ticket }{{agent, agent}, {other, agent}} {
+		if got, err := store.save(key, step.save); err != nil || got != step.want {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+	other.Pod = "q"
+	if got, err := store.save(key, other); err != nil || got != other {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 

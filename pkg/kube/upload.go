@@ -224,6 +224,27 @@ func (c *Cluster) adopt(ctx context.Context, job *batchv1.Job, u *upload) error 
 	})
 }
 
+// disown keeps a Job's ConfigMaps from going with it, for the Job that takes its place: else they would vanish just when that
+// one's pod looks for them. If none comes they are swept.
+func (c *Cluster) disown(ctx context.Context, job *batchv1.Job) error {
+	maps, err := c.maps(job.Namespace)
+	if err != nil {
+		return err
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"ownerReferences": []any{map[string]any{"$patch": "delete", "uid": job.UID}}}})
+	if err != nil {
+		return fmt.Errorf("kube: keeping the agent's ConfigMaps: %w", err)
+	}
+	names := parts(job.Spec.Template.Spec)
+	return each(len(names), func(i int) error {
+		_, err := maps.Patch(ctx, names[i], types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
+	})
+}
+
 // onlyMetadata asks for an answer without the object's content: the API server sends back what it was sent otherwise, a
 // megabyte each.
 const onlyMetadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"

@@ -241,11 +241,18 @@ func (w *way) dial(ctx context.Context, pod kube.Pod, resume string) (*mux.Conn,
 	w.mu.Unlock()
 	if agent == nil {
 		var err error
-		if agent, err = w.c.begin(ctx, pod); err != nil {
+		if agent, err = w.start(ctx, pod); err != nil {
 			return nil, wire.Welcome{}, err
 		}
 	}
 	conn, welcome, err := w.patiently(ctx, agent, resume)
+	if errors.Is(err, kube.ErrOnceMore) && w.unknown() { // an agent that was found in its last second
+		discard(ctx, agent, w.c.s)
+		if agent, err = w.start(ctx, pod); err != nil {
+			return nil, wire.Welcome{}, err
+		}
+		conn, welcome, err = w.patiently(ctx, agent, resume)
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
@@ -265,6 +272,22 @@ func (w *way) dial(ctx context.Context, pod kube.Pod, resume string) (*mux.Conn,
 		err = fmt.Errorf("%w: %w", errGone, err)
 	}
 	return nil, wire.Welcome{}, err
+}
+
+// start finds or starts the pod's agent.
+func (w *way) start(ctx context.Context, pod kube.Pod) (podAgent, error) {
+	agent, err := w.c.begin(ctx, pod)
+	if errors.Is(err, kube.ErrTooMany) {
+		err = fmt.Errorf("%w: %w", errGone, err)
+	}
+	return agent, err
+}
+
+// unknown says that no agent of the pod has answered yet.
+func (w *way) unknown() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.agent == nil
 }
 
 // patiently opens a channel to an agent that may be about to leave, or to see that our last channel has ended.
