@@ -135,20 +135,19 @@ func (c *Cluster) agentImage(t *testing.T) string {
 	if name, ok := agentImages.Load(binary); ok {
 		return name.(string)
 	}
-	archive := filepath.Join(t.TempDir(), "agent.tar")
-	if r := (Stepin{Kubeconfig: c.Kubeconfig}).Run(t, "agent", "image", "save", archive); r.Status != 0 {
-		t.Fatalf("stepin agent image save: %+v", r)
-	}
-	data, err := os.ReadFile(archive)
+	data, err := os.ReadFile(binary)
 	if err != nil {
 		t.Fatal(err)
 	}
-	name := fmt.Sprintf("stepin.test/agent:%.16x", sha256.Sum256(data))
+	archive, name := filepath.Join(t.TempDir(), "agent.tar"), fmt.Sprintf("stepin.test/agent:%.16x", sha256.Sum256(data))
+	if r := (Stepin{Kubeconfig: c.Kubeconfig}).Run(t, "agent", "image", "save", archive, name); r.Status != 0 {
+		t.Fatalf("stepin agent image save: %+v", r)
+	}
 	root, err := c.own.Root()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(Limit(t), "ctr", "--address", root+node.ContainerdAPI, "--namespace", "k8s.io", "images", "import", "--index-name", name, archive)
+	cmd := exec.CommandContext(Limit(t), "ctr", "--address", root+node.ContainerdAPI, "--namespace", "k8s.io", "images", "import", archive)
 	if text, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("ctr images import: %v: %s", err, text)
 	}
