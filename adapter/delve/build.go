@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -13,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/stepin-dev/stepin/adapter/shell"
 	"github.com/stepin-dev/stepin/pkg/fail"
 )
 
@@ -33,7 +33,7 @@ func (d *Debugger) Build(ctx context.Context, dir string, report func(category, 
 	d.builds++
 	output := filepath.Join(dir, fmt.Sprintf("__debug_bin%d", time.Now().UnixNano()))
 	if d.keys.Output != "" {
-		output = absolute(d.base, d.keys.Output)
+		output = shell.Absolute(d.base, d.keys.Output)
 		d.output = output
 	}
 	what := "Building " + d.keys.Program
@@ -83,8 +83,8 @@ func (d *Debugger) compile(ctx context.Context, output string) (string, error) {
 // goCommand is the go command in Delve's directory with the launch's env over the developer's. It ends with ctx, its
 // compilers too.
 func (d *Debugger) goCommand(ctx context.Context, args ...string) (*exec.Cmd, error) {
-	env := over(d.place.Environ, d.env)
-	path, err := lookPath("go", env)
+	env := shell.Over(d.place.Environ, d.env)
+	path, err := shell.LookPath("go", env)
 	if err != nil {
 		return nil, err
 	}
@@ -99,16 +99,16 @@ func (d *Debugger) goCommand(ctx context.Context, args ...string) (*exec.Cmd, er
 // elsewhere moves Delve's directory to the program's folder, if there is a module there and none where we are: an
 // editor may start its adapters anywhere, and VS Code's Go extension does the same. dlvCwd prevents it.
 func (d *Debugger) elsewhere() bool {
-	path := absolute(d.base, d.keys.Program)
+	path := shell.Absolute(d.base, d.keys.Program)
 	folder := path
-	if !isDir(folder) {
+	if !shell.IsDir(folder) {
 		folder = filepath.Dir(folder)
 	}
 	if d.keys.DlvCwd != "" || !filepath.IsAbs(d.keys.Program) || folder == d.base {
 		return false
 	}
-	module := upwards(folder, "go.mod")
-	if module == "" || upwards(d.base, "go.mod") == module || upwards(d.base, "go.work") != "" {
+	module := shell.Upwards(folder, "go.mod")
+	if module == "" || shell.Upwards(d.base, "go.mod") == module || shell.Upwards(d.base, "go.work") != "" {
 		return false
 	}
 	d.base = folder
@@ -117,7 +117,7 @@ func (d *Debugger) elsewhere() bool {
 
 // packageDir is the folder of the program's package, where go test would run it; Delve's directory if go cannot tell.
 func (d *Debugger) packageDir(ctx context.Context) string {
-	if path := absolute(d.base, d.keys.Program); isDir(path) {
+	if path := shell.Absolute(d.base, d.keys.Program); shell.IsDir(path) {
 		return path
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -148,49 +148,34 @@ func (l *limited) Write(p []byte) (int, error) {
 func find(tool, base string, environ []string) (string, error) {
 	const hint = "go install github.com/go-delve/delve/cmd/dlv@latest"
 	if tool != "" {
-		path := absolute(base, tool)
-		if isDir(path) {
+		path := shell.Absolute(base, tool)
+		if shell.IsDir(path) {
 			path = filepath.Join(path, "dlv")
 		}
-		if executable(path) {
+		if shell.Executable(path) {
 			return path, nil
 		}
 		return "", fail.New(fail.DebuggerMissing, hint, "dlvToolPath %s: no such program", path)
 	}
-	if path, err := lookPath("dlv", environ); err == nil {
+	if path, err := shell.LookPath("dlv", environ); err == nil {
 		return path, nil
 	}
 	var folders []string
-	if bin := lookup(environ, "GOBIN"); bin != "" {
+	if bin := shell.Lookup(environ, "GOBIN"); bin != "" {
 		folders = append(folders, bin)
 	}
-	for _, p := range filepath.SplitList(lookup(environ, "GOPATH")) {
+	for _, p := range filepath.SplitList(shell.Lookup(environ, "GOPATH")) {
 		folders = append(folders, filepath.Join(p, "bin"))
 	}
-	if home := lookup(environ, "HOME"); home != "" {
+	if home := shell.Lookup(environ, "HOME"); home != "" {
 		folders = append(folders, filepath.Join(home, "go", "bin"))
 	}
 	for _, f := range folders {
-		if path := filepath.Join(f, "dlv"); executable(path) {
+		if path := filepath.Join(f, "dlv"); shell.Executable(path) {
 			return path, nil
 		}
 	}
 	return "", fail.New(fail.DebuggerMissing, hint, "dlv, the Go debugger, is neither on PATH nor in %s", strings.Join(folders, ", "))
-}
-
-// lookPath finds a program on the environment's PATH; unlike exec.LookPath not on ours.
-func lookPath(name string, environ []string) (string, error) {
-	for _, dir := range filepath.SplitList(lookup(environ, "PATH")) {
-		if path := filepath.Join(dir, name); filepath.IsAbs(dir) && executable(path) {
-			return path, nil
-		}
-	}
-	return "", fmt.Errorf("delve: looking for %s: %w", name, exec.ErrNotFound)
-}
-
-func executable(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
 }
 
 // Find looks for dlv as a launch without dlvToolPath would.

@@ -19,6 +19,7 @@ import (
 	"strings"
 
 	"github.com/stepin-dev/stepin/adapter/dap"
+	"github.com/stepin-dev/stepin/adapter/shell"
 	"github.com/stepin-dev/stepin/pkg/config"
 	"github.com/stepin-dev/stepin/pkg/fail"
 	"github.com/stepin-dev/stepin/pkg/policy"
@@ -48,7 +49,7 @@ type keys struct {
 	BuildFlags  buildFlags         `json:"buildFlags"`
 	Output      string             `json:"output"`
 	Env         map[string]*string `json:"env"`
-	EnvFile     stringOrList       `json:"envFile"`
+	EnvFile     shell.List         `json:"envFile"`
 	NoDebug     bool               `json:"noDebug"`
 	OutputMode  string             `json:"outputMode"`
 	StdoutTo    string             `json:"stdoutTo"`
@@ -67,8 +68,8 @@ func New(c *config.Launch, noDebug bool, p dap.Place) (dap.Debugger, error) {
 		return nil, err
 	}
 	d.keys.NoDebug = d.keys.NoDebug || noDebug
-	d.base = absolute(p.Dir, d.keys.DlvCwd)
-	if d.keys.DlvCwd != "" && !isDir(d.base) {
+	d.base = shell.Absolute(p.Dir, d.keys.DlvCwd)
+	if d.keys.DlvCwd != "" && !shell.IsDir(d.base) {
 		return nil, fail.New(fail.ConfigValue, "dlvCwd is an existing folder", "dlvCwd %s: no such folder", d.base)
 	}
 	if err := d.checkFlags(); err != nil {
@@ -78,7 +79,7 @@ func New(c *config.Launch, noDebug bool, p dap.Place) (dap.Debugger, error) {
 		return nil, err
 	}
 	var err error
-	if d.env, err = d.launchEnv(); err != nil {
+	if d.env, err = shell.Environ(d.keys.EnvFile, d.keys.Env, d.base, p.Environ); err != nil {
 		return nil, err
 	}
 	d.dlv, err = find(d.keys.DlvToolPath, d.base, p.Environ)
@@ -127,7 +128,7 @@ func (d *Debugger) checkMode() error {
 	if d.mode == "" {
 		d.mode = "debug"
 	}
-	path := absolute(d.base, k.Program)
+	path := shell.Absolute(d.base, k.Program)
 	info, err := os.Stat(path)
 	if d.mode == "auto" {
 		switch {
@@ -147,7 +148,7 @@ func (d *Debugger) checkMode() error {
 		strings.HasSuffix(k.Program, ".go")) {
 		return fail.New(fail.ProgramMissing, "program is relative to "+d.base, "program %s: no such file or folder", path)
 	}
-	if err != nil && d.mode == "exec" && isDir(filepath.Dir(path)) && strings.HasPrefix(path, d.base+"/") {
+	if err != nil && d.mode == "exec" && shell.IsDir(filepath.Dir(path)) && strings.HasPrefix(path, d.base+"/") {
 		return fail.New(fail.ProgramMissing, "build it first, or use mode debug", "program %s: no such file", path)
 	}
 	return nil
@@ -159,43 +160,18 @@ func (d *Debugger) Name() string { return "dlv" }
 // Hints are the program if it is a file or folder of this machine, the debuggee's working directory and the workspace, all
 // absolute.
 func (d *Debugger) Hints() dap.Hints {
-	program := absolute(d.base, d.keys.Program)
+	program := shell.Absolute(d.base, d.keys.Program)
 	folder := program
-	if !isDir(folder) {
+	if !shell.IsDir(folder) {
 		folder = filepath.Dir(program)
 	}
-	if !isDir(folder) { // an import path
+	if !shell.IsDir(folder) { // an import path
 		folder = d.base
 	}
 	if _, err := os.Stat(program); err != nil {
 		program = "" // an import path, or an executable of the pod
 	}
-	return dap.Hints{Program: program, Debugger: d.dlv, Cwd: absolute(d.base, d.keys.Cwd), Workspace: workspace(folder)}
-}
-
-// workspace is the nearest folder upwards that looks like the developer's: with go.work, .git or go.mod, in that
-// order of preference; else the folder itself.
-func workspace(folder string) string {
-	for _, mark := range []string{"go.work", ".git", "go.mod"} {
-		if found := upwards(folder, mark); found != "" {
-			return found
-		}
-	}
-	return folder
-}
-
-// upwards is the nearest folder from dir upwards that holds name, or "".
-func upwards(dir, name string) string {
-	for {
-		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
-			return dir
-		}
-		parent := filepath.Dir(dir)
-		if parent == dir {
-			return ""
-		}
-		dir = parent
-	}
+	return dap.Hints{Program: program, Debugger: d.dlv, Cwd: shell.Absolute(d.base, d.keys.Cwd), Workspace: shell.Workspace(folder, "go.work", ".git", "go.mod")}
 }
 
 // Console is where the debuggee's standard streams are.
@@ -308,7 +284,7 @@ func (d *Debugger) cwd() string {
 	if d.folder != "" {
 		return d.folder
 	}
-	return absolute(d.base, d.keys.Cwd)
+	return shell.Absolute(d.base, d.keys.Cwd)
 }
 
 // Log shows dlv's own lines if the user asked for its log. The launch request with the pod's values is among them:
@@ -329,16 +305,3 @@ func (d *Debugger) Close() error {
 var _ interface {
 	Build(context.Context, string, func(string, string)) (string, error)
 } = (*Debugger)(nil)
-
-// absolute is path as seen from dir.
-func absolute(dir, path string) string {
-	if filepath.IsAbs(path) {
-		return filepath.Clean(path)
-	}
-	return filepath.Join(dir, path)
-}
-
-func isDir(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.IsDir()
-}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stepin-dev/stepin/adapter/dap"
+	"github.com/stepin-dev/stepin/adapter/shell"
 	"github.com/stepin-dev/stepin/pkg/config"
 	"github.com/stepin-dev/stepin/pkg/fail"
 )
@@ -54,33 +55,6 @@ func TestSplitQuoted(t *testing.T) {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
 	}
-}
-
-func TestParseEnvFile(t *testing.T) {
-	env := map[string]*string{}
-	parseEnvFile("\ufeff# comment\n\nA=1\nexport B = two words \nC=\"a\\nb\"\nD='a\\nb ${A}'\nE=${A}${HOST}${NONE}\nF=\\${A}\nG=\nnonsense\nH.i-j=x=y\r\nA2=\"\n", env,
-		[]string{"HOST=h"})
-	got := map[string]string{}
-	for k, v := range env {
-		got[k] = *v
-	}
-	want := map[string]string{"A": "1", "B": "two words", "C": "a\nb", "D": `a\nb 1`, "E": "1h", "F": "${A}", "G": "", "H.i-j": "x=y", "A2": `"`}
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf("%q, want %q", got, want)
-	}
-}
-
-func FuzzEnvFile(f *testing.F) {
-	f.Add("A=1\nexport B=\"${A}\\n\"\n")
-	f.Fuzz(func(t *testing.T, text string) {
-		env := map[string]*string{}
-		parseEnvFile(text, env, nil)
-		for name, v := range env {
-			if name == "" || v == nil || strings.ContainsAny(name, "= \n") {
-				t.Errorf("%q", name)
-			}
-		}
-	})
 }
 
 func TestScrub(t *testing.T) {
@@ -142,7 +116,7 @@ func TestElsewhere(t *testing.T) {
 	}
 	var said string
 	out, err := d.Build(context.Background(), t.TempDir(), func(_, text string) { said += text })
-	if err != nil || !executable(out) {
+	if err != nil || !shell.Executable(out) {
 		t.Fatalf("%v: %s", err, said)
 	}
 	if d.cwd() != program {

@@ -30,27 +30,6 @@ func (f *buildFlags) UnmarshalJSON(b []byte) error {
 	return err
 }
 
-// stringOrList is a string or a list of strings.
-type stringOrList []string
-
-// UnmarshalJSON reads either.
-func (l *stringOrList) UnmarshalJSON(b []byte) error {
-	var s string
-	if string(b) == "null" {
-		return nil
-	}
-	if json.Unmarshal(b, &s) == nil {
-		if s != "" {
-			*l = stringOrList{s}
-		}
-		return nil
-	}
-	if err := json.Unmarshal(b, (*[]string)(l)); err != nil {
-		return fmt.Errorf(`cannot read "envFile": it is a string or a list of strings`)
-	}
-	return nil
-}
-
 // splitQuoted splits at white space; single quotes keep it, and within them a backslash keeps the next character.
 func splitQuoted(s string) []string {
 	var fields []string
