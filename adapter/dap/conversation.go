@@ -48,6 +48,7 @@ const (
 type client struct {
 	Progress bool `json:"supportsProgressReporting"`
 	Terminal bool `json:"supportsRunInTerminalRequest"`
+	Children bool `json:"supportsStartDebuggingRequest"`
 }
 
 // operation is a launch or restart under way.
@@ -85,6 +86,9 @@ type conversation struct {
 	swap        *swap // non-nil while a restart is under way
 	memory      memory
 	paused      bool
+	childPaused bool       // one of its child sessions stands
+	child       bool       // it is a child session itself
+	kind        string     // launch arguments' type
 	terminated  bool       // the editor has been told
 	disconnects []*Message // to be answered at the end
 }
@@ -111,6 +115,9 @@ func (l *live) close(log *slog.Logger) {
 		}
 		l.stop()
 		for _, d := range append(l.former, l.debugger) {
+			if d == nil { // a child session's is its parent's
+				continue
+			}
 			if err := d.Close(); err != nil {
 				log.Debug("removing what the build left", "error", err)
 			}

@@ -18,6 +18,7 @@ func (r *run) serve() {
 	}
 	r.link.close()
 	r.outs.drain()
+	r.closeRelays()
 	r.lost()
 	r.outs.close()
 }
@@ -33,7 +34,7 @@ func (r *run) lost() {
 	told := c.phase == launching || c.phase == ending || c.swap != nil && c.swap.changing
 	c.mu.Unlock()
 	var died error = fail.New(fail.DebuggerFailed, "", "%s has ended", r.name)
-	if !asked && !finished {
+	if !asked && !finished && !r.c.isChild() {
 		died = r.death()
 		r.kill() // its debuggee must not run on unseen
 		if !told {
@@ -81,8 +82,7 @@ func (r *run) onResponse(m *Message) {
 		return
 	}
 	if m.Success {
-		switch p.command {
-		case "continue", "next", "stepIn", "stepOut", "stepBack", "reverseContinue", "goto", "configurationDone":
+		if goesOn(p.command) {
 			r.c.setPaused(r, false)
 		}
 		r.c.learn(r, p.key, m)
@@ -90,6 +90,15 @@ func (r *run) onResponse(m *Message) {
 	m.named(p.command)
 	m.RequestSeq = p.seq
 	r.c.toEditor(m)
+}
+
+// goesOn says whether a debuggee that stood runs when the request has succeeded.
+func goesOn(command string) bool {
+	switch command {
+	case "continue", "next", "stepIn", "stepOut", "stepBack", "reverseContinue", "goto", "configurationDone":
+		return true
+	}
+	return false
 }
 
 func (r *run) onEvent(m *Message) {
@@ -109,7 +118,9 @@ func (r *run) onEvent(m *Message) {
 			return
 		}
 	case "process":
-		r.onProcess(m)
+		if !r.c.isChild() {
+			r.onProcess(m)
+		}
 	case "stopped":
 		if ending { // Delve halts the debuggee to end it
 			return
@@ -120,6 +131,10 @@ func (r *run) onEvent(m *Message) {
 		r.ids.breakpoint(m)
 	case "continued":
 		r.c.setPaused(r, false)
+	case "debugpyAttach":
+		if !r.c.isChild() && r.onAttachEvent(m) == drop { // a child's is its parent's
+			return
+		}
 	case "exited", "terminated":
 		r.outs.drain()
 		r.c.setPaused(r, false)
@@ -142,10 +157,12 @@ func (r *run) onProcess(m *Message) {
 		return
 	}
 	r.mu.Lock()
-	first := r.debuggee == nil
-	r.debuggee = p
+	first := len(r.debuggees) == 0
+	if len(r.debuggees) < maxChildren {
+		r.debuggees = append(r.debuggees, p)
+	}
 	r.mu.Unlock()
-	if first {
+	if first && r.way == Dials { // others are told by the debuggee itself
 		r.c.wg.Go(func() { r.watchStanding(body.Pid) })
 	}
 }
@@ -170,26 +187,55 @@ func (c *conversation) onEnd(r *run, m *Message) {
 
 // setPaused passes on whether the debuggee of the present run stands.
 func (c *conversation) setPaused(r *run, paused bool) {
+	c.changePaused(r, func() { c.paused = paused })
+}
+
+// setChildPaused passes on whether one of its children stands.
+func (c *conversation) setChildPaused(r *run, paused bool) {
+	c.changePaused(r, func() { c.childPaused = paused })
+}
+
+func (c *conversation) changePaused(r *run, change func()) {
 	c.mu.Lock()
-	change := c.run == r && c.paused != paused
-	if change {
-		c.paused = paused
+	if c.run != r {
+		c.mu.Unlock()
+		return
 	}
+	before := c.paused || c.childPaused
+	change()
+	after := c.paused || c.childPaused
 	c.mu.Unlock()
-	if change {
-		r.session.runner.SetPaused(paused)
+	if before != after {
+		r.session.runner.SetPaused(after)
 	}
 }
 
 // onReverse passes a request of the real debugger (runInTerminal, startDebugging) to the editor.
 func (r *run) onReverse(m *Message) {
 	seq, command := m.Seq, m.Command
-	if _, err := r.c.editor.ask(m, &pending{command: command, seq: seq, from: r}); err != nil {
+	err := r.prepareReverse(m)
+	if err == nil {
+		_, err = r.c.editor.ask(m, &pending{command: command, seq: seq, from: r})
+	}
+	if err != nil {
 		answer := newFailure(seq, command, err.Error(), int(fail.Internal), err.Error(), false)
 		if err := r.link.send(answer); err != nil {
 			r.c.log.Debug("answering the real debugger", "error", err)
 		}
 	}
+}
+
+// prepareReverse changes a request of the real debugger's where the editor is not to have it as it is.
+func (r *run) prepareReverse(m *Message) error {
+	switch {
+	case r.way == Dials, r.c.isChild(): // Delve has no children; a child is as its parent has left it
+		return nil
+	case m.Command == "startDebugging":
+		return r.adopt(m)
+	case m.Command == "runInTerminal":
+		return r.cleanTerminal(m)
+	}
+	return nil
 }
 
 // fields returns an object of the message, "body" or "arguments", by its fields; an absent one is empty.

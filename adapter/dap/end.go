@@ -2,6 +2,7 @@ package dap
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 )
 
@@ -37,9 +38,13 @@ func (c *conversation) shutdown(op *operation) {
 		}
 		c.mu.Lock()
 		r, s := c.run, c.session
+		var args json.RawMessage
+		if len(c.disconnects) > 0 {
+			args = c.disconnects[0].Field("arguments")
+		}
 		c.mu.Unlock()
 		if r != nil {
-			r.end()
+			r.end(args)
 		}
 		if s != nil {
 			s.close(c.log)

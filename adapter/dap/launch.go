@@ -42,31 +42,45 @@ func (c *conversation) begin(m *Message, title string, work func(context.Context
 	})
 }
 
-func (c *conversation) onLaunch(m *Message) {
+// toLaunching enters the phase, or refuses the request.
+func (c *conversation) toLaunching(m *Message) bool {
 	c.mu.Lock()
-	if c.phase != idle || c.announced == nil {
-		c.mu.Unlock()
+	ready := c.phase == idle && c.announced != nil
+	if ready {
+		c.phase = launching
+	}
+	c.mu.Unlock()
+	if !ready {
 		c.refuse(m.Seq, m.Command, fail.New(fail.Internal, "", "launch comes once, after initialize"))
+	}
+	return ready
+}
+
+func (c *conversation) onLaunch(m *Message) {
+	if !c.toLaunching(m) {
 		return
 	}
-	c.phase = launching
-	c.mu.Unlock()
 	c.begin(m, "stepin", func(ctx context.Context, op *operation) error {
 		s, err := c.launch(ctx, m, op)
-		if err == nil {
-			return nil
-		}
-		if s != nil {
-			s.close(c.log)
-		}
-		c.mu.Lock()
-		if c.phase != ending {
-			c.phase, c.run, c.session = idle, nil, nil
-			c.memory.init()
-		}
-		c.mu.Unlock()
-		return err
+		return c.settleLaunch(s, err)
 	})
+}
+
+// settleLaunch clears away what a launch that failed has left.
+func (c *conversation) settleLaunch(s *live, err error) error {
+	if err == nil {
+		return nil
+	}
+	if s != nil {
+		s.close(c.log)
+	}
+	c.mu.Lock()
+	if c.phase != ending {
+		c.phase, c.run, c.session = idle, nil, nil
+		c.memory.init()
+	}
+	c.mu.Unlock()
+	return err
 }
 
 // launch does what F5 asks for. On an error it has ended the real debugger; the session it returns is the caller's.
@@ -83,17 +97,25 @@ func (c *conversation) launch(ctx context.Context, m *Message, op *operation) (*
 		return nil, err
 	}
 	s.noDebug = noDebug
+	return s, c.await(ctx, m, op, s, func(st starting) (*run, error) {
+		c.wg.Go(func() { c.watch(s) })
+		op.progress.update("starting "+d.Name(), 0, 0)
+		return c.startRun(ctx, s, d, program, st)
+	})
+}
+
+// await makes the session the conversation's, starts its real debugger and returns when that has answered the launch
+// request, or has ended. On an error it has ended the real debugger.
+func (c *conversation) await(ctx context.Context, m *Message, op *operation, s *live, start func(starting) (*run, error)) error {
 	c.mu.Lock()
 	if c.phase == ending {
 		c.mu.Unlock()
-		return s, context.Canceled
+		return context.Canceled
 	}
 	c.session = s
 	c.mu.Unlock()
-	c.wg.Go(func() { c.watch(s) })
-	op.progress.update("starting "+d.Name(), 0, 0)
 	answered := make(chan *Message, 1)
-	r, err := c.startRun(ctx, s, d, program, starting{first: true, onLaunch: func(answer *Message) {
+	r, err := start(starting{first: true, onLaunch: func(answer *Message) {
 		// In the reader of the real debugger, so that the order of its messages stays.
 		if answer != nil {
 			if answer.Success {
@@ -111,7 +133,7 @@ func (c *conversation) launch(ctx context.Context, m *Message, op *operation) (*
 		answered <- answer
 	}})
 	if err != nil {
-		return s, s.why(err)
+		return s.why(err)
 	}
 	var answer *Message
 	select {
@@ -120,10 +142,10 @@ func (c *conversation) launch(ctx context.Context, m *Message, op *operation) (*
 		select {
 		case answer = <-answered: // the cancel came too late
 		default:
-			r.end()
+			r.end(nil)
 			answer = <-answered // the reader has ended: whether it answered is settled
 			if answer == nil {
-				return s, ctx.Err()
+				return ctx.Err()
 			}
 			if answer.Success {
 				c.terminateUnlessEnding()
@@ -131,13 +153,13 @@ func (c *conversation) launch(ctx context.Context, m *Message, op *operation) (*
 		}
 	}
 	if answer == nil {
-		return s, s.why(r.death())
+		return s.why(r.death())
 	}
 	if !answer.Success {
-		r.end()
-		return s, errAnswered
+		r.end(nil)
+		return errAnswered
 	}
-	return s, nil
+	return nil
 }
 
 // why is the session's own end where that took the real debugger with it, else err.
@@ -156,11 +178,15 @@ func (l *live) why(err error) error {
 func (c *conversation) configure(m *Message) (*config.Launch, Debugger, bool, error) {
 	args := m.Field("arguments")
 	var editor struct {
-		NoDebug bool `json:"noDebug"`
+		NoDebug bool   `json:"noDebug"`
+		Type    string `json:"type"`
 	}
 	if err := decode(args, &editor); err != nil {
 		return nil, nil, false, fail.Wrap(fail.ConfigValue, err, "", "launch arguments")
 	}
+	c.mu.Lock()
+	c.kind = editor.Type
+	c.mu.Unlock()
 	cfg, err := c.o.Parse(args)
 	if err != nil {
 		return nil, nil, false, err
@@ -270,7 +296,7 @@ func (c *conversation) watch(s *live) {
 		c.say(err)
 	}
 	if r != nil {
-		r.end()
+		r.end(nil)
 	}
 	c.terminate()
 }

@@ -14,20 +14,30 @@ func (c *conversation) onRequest(m *Message) {
 	// Ours alone.
 	case "initialize": // answered at once, before it is known which debugger it will be
 		c.onInitialize(m)
-	case "launch": // configuration, session, build, real debugger
-		c.onLaunch(m)
+	case "launch", "attach": // configuration, session, build, real debugger; or a child session
+		way, child := childOf(m)
+		switch {
+		case child:
+			c.onChild(m, way)
+		case m.Command == "attach":
+			c.refuse(m.Seq, m.Command, fail.New(fail.ConfigLater, `use "request": "launch"`, "attach does not exist yet"))
+		default:
+			c.onLaunch(m)
+		}
 	case "restart": // build, then a new real debugger in the same session: Delve cannot rebuild what it did not build
+		if c.isChild() {
+			c.forward(m, "")
+			return
+		}
 		c.onRestart(m)
 	case "disconnect": // at any moment, within 2 s
 		c.end(m)
-	case "terminate": // not announced, as with Delve; a debuggee at a breakpoint could not end itself anyway
+	case "terminate": // the real debugger's if it has one; not announced with Delve, whose debuggee at a breakpoint could not end itself anyway
 		c.onTerminate(m)
 	case "cancel": // ours by request or progress, else the real debugger's if it can
 		c.onCancel(m)
 
 	// Refused.
-	case "attach":
-		c.refuse(m.Seq, m.Command, fail.New(fail.ConfigLater, `use "request": "launch"`, "attach does not exist yet"))
 	case "runInTerminal", "startDebugging":
 		c.refuse(m.Seq, m.Command, fail.New(fail.Internal, "", "%s goes from the adapter to the editor only", m.Command))
 
@@ -133,13 +143,18 @@ func (r *run) forward(m *Message, key string) {
 func (c *conversation) onTerminate(m *Message) {
 	c.mu.Lock()
 	r, ready := c.run, c.phase == running && c.swap == nil
+	forwards := string(c.announced["supportsTerminateRequest"]) == "true"
 	c.mu.Unlock()
 	if !ready || r == nil {
 		c.refuse(m.Seq, m.Command, fail.New(fail.Internal, "use disconnect", "nothing runs that could be terminated"))
 		return
 	}
+	if forwards {
+		r.forward(m, "")
+		return
+	}
 	c.reply(newResponse(m.Seq, m.Command, nil))
-	c.wg.Go(r.end) // its terminated event reaches the editor, which then disconnects
+	c.wg.Go(func() { r.end(nil) }) // its terminated event reaches the editor, which then disconnects
 }
 
 // onCancel ends an operation of ours, named by its request or its progress; other requests are the real debugger's.

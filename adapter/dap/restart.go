@@ -83,7 +83,7 @@ func (c *conversation) restart(ctx context.Context, m *Message, op *operation) e
 	old.quiet = true
 	old.mu.Unlock()
 	old.failPending(fail.New(fail.Internal, "", "the program was restarted"))
-	old.end()
+	old.end(nil)
 	if former != program && filepath.Dir(former) == s.runner.Dir() {
 		os.Remove(former) // else every restart leaves one in what may be memory
 	}
@@ -131,6 +131,9 @@ func (c *conversation) startAgain(ctx context.Context, m *Message, op *operation
 				answer()
 				c.release()
 				close(ready)
+			}
+			if m != nil && !m.Success && closed(ready) { // some answer launch only when they are configured
+				c.say(refusal(d.Name(), m))
 			}
 			launched <- m
 		},
@@ -185,7 +188,7 @@ func (r *run) discard() {
 	r.mu.Lock()
 	r.quiet = true
 	r.mu.Unlock()
-	r.end()
+	r.end(nil)
 }
 
 // refusal is the real debugger's own sentence.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -38,14 +39,18 @@ type run struct {
 	session *live
 	gone    chan struct{} // the reader has ended
 	ids     *translation  // nil in the first run
+	way     Way
+	drop    []string // variables that a terminal must not bring
+	socket  string   // where it listens, if it Serves
 
-	mu       sync.Mutex
-	quiet    bool        // ended on purpose: what it still says is not for the editor
-	ending   bool        // it was asked to disconnect
-	finished bool        // it said terminated
-	debuggee *os.Process // from its process event
-	last     []string    // the last lines it printed itself
-	status   string      // how its process ended
+	mu        sync.Mutex
+	quiet     bool              // ended on purpose: what it still says is not for the editor
+	ending    bool              // it was asked to disconnect
+	finished  bool              // it said terminated
+	debuggees []*os.Process     // from process events
+	relays    map[string]*relay // where child sessions connect, by network
+	last      []string          // the last lines it printed itself
+	status    string            // how its process ended
 }
 
 // starting says what a run is started for.
@@ -60,7 +65,6 @@ func (c *conversation) startRun(ctx context.Context, s *live, d Debugger, progra
 	c.mu.Lock()
 	c.memory.runs++
 	n := c.memory.runs
-	init := c.initArgs
 	c.mu.Unlock()
 	dir := s.runner.Dir()
 	socket := filepath.Join(dir, fmt.Sprintf("dap%d", n))
@@ -68,20 +72,17 @@ func (c *conversation) startRun(ctx context.Context, s *live, d Debugger, progra
 		return nil, fail.New(fail.DebuggerFailed, "set XDG_RUNTIME_DIR or TMPDIR to a shorter path",
 			"the path of the debugger's socket, %s, is longer than the %d bytes a socket may have", socket, maxSocketPath)
 	}
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
-	if err != nil {
-		return nil, fail.Wrap(fail.DebuggerFailed, err, "", "no socket for the debugger")
-	}
-	defer listener.Close() // removes the path, too
-	r := &run{c: c, name: d.Name(), start: st, session: s, gone: make(chan struct{})}
-	if d.Console() == InternalConsole {
+	command := d.Command(socket)
+	r := &run{c: c, name: d.Name(), start: st, session: s, gone: make(chan struct{}), way: command.Way, drop: command.Drop, socket: socket}
+	var err error
+	if command.Way == Dials && d.Console() == InternalConsole {
 		if r.outs, err = newOutputs(dir, n, c.print); err != nil {
 			return nil, err
 		}
 	}
 	args, err := r.arguments(d, program)
 	if err == nil {
-		err = r.spawn(ctx, s.runner, d, listener)
+		err = r.spawn(ctx, d, command)
 	}
 	if err != nil {
 		r.kill()
@@ -91,17 +92,23 @@ func (c *conversation) startRun(ctx context.Context, s *live, d Debugger, progra
 	if !st.first {
 		r.ids = newTranslation()
 	}
+	c.introduce(r, "launch", args)
+	return r, nil
+}
+
+// introduce makes the real debugger the conversation's and sends it initialize and launch (or attach).
+func (c *conversation) introduce(r *run, command string, args json.RawMessage) {
 	c.mu.Lock()
 	c.run = r
+	init := c.initArgs
 	c.mu.Unlock()
 	r.ask("initialize", initializeArguments(init), func(m *Message) {
 		if m != nil && m.Success {
 			c.correct(m.Field("body"))
 		}
 	})
-	r.ask("launch", args, st.onLaunch)
+	r.ask(command, args, r.start.onLaunch)
 	c.wg.Go(r.serve)
-	return r, nil
 }
 
 // initializeArguments are the editor's, with the protocol's defaults written out: Delve reads absent ones as false.
@@ -122,12 +129,12 @@ func (c *conversation) correct(body json.RawMessage) {
 	c.cancels = string(can["supportsCancelRequest"]) == "true"
 	differ := map[string]json.RawMessage{}
 	for name, v := range can {
-		if !ownCapabilities[name] && compact(v) != compact(c.announced[name]) {
+		if (c.child || !ownCapabilities[name]) && compact(v) != compact(c.announced[name]) {
 			differ[name], c.announced[name] = v, v
 		}
 	}
 	for name, v := range c.announced {
-		if _, ok := can[name]; !ok && string(v) == "true" && !ownCapabilities[name] {
+		if _, ok := can[name]; !ok && string(v) == "true" && (c.child || !ownCapabilities[name]) {
 			differ[name], c.announced[name] = json.RawMessage("false"), json.RawMessage("false")
 		}
 	}
@@ -154,58 +161,89 @@ func compact(v json.RawMessage) string {
 }
 
 func (r *run) arguments(d Debugger, program string) (json.RawMessage, error) {
-	l := Launching{Program: program, Environ: r.session.runner.PodEnviron}
+	l := Launching{Program: program, Wrap: r.session.runner.Wrap, Environ: r.session.runner.PodEnviron, Children: r.c.hasChildren()}
 	if r.outs != nil {
 		l.Stdout, l.Stderr = r.outs.paths()
 	}
 	return d.Arguments(l)
 }
 
-// spawn starts the process, in the editor's terminal if the configuration says so, and accepts its connection.
-func (r *run) spawn(ctx context.Context, place Runner, d Debugger, listener *net.UnixListener) error {
-	command := d.Command(listener.Addr().String())
-	argv := place.Wrap(command.Argv)
+// spawn starts the process and connects to it.
+func (r *run) spawn(ctx context.Context, d Debugger, command Command) (err error) {
+	var conn io.ReadWriteCloser
+	switch command.Way {
+	case Streams:
+		conn, err = r.startStreams(command, d)
+	case Serves:
+		conn, err = r.startServer(ctx, command, d)
+	default:
+		conn, err = r.startInside(ctx, command, d)
+	}
+	if err == nil {
+		r.link = newLink(r.name, conn, r.c.log)
+	}
+	return err
+}
+
+// startInside starts a real debugger that dials, in the editor's terminal if the configuration says so, and accepts its
+// connection.
+func (r *run) startInside(ctx context.Context, command Command, d Debugger) (io.ReadWriteCloser, error) {
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: r.socket, Net: "unix"})
+	if err != nil {
+		return nil, fail.Wrap(fail.DebuggerFailed, err, "", "no socket for the debugger")
+	}
+	defer listener.Close() // removes the path, too
+	argv := r.session.runner.Wrap(command.Argv)
 	limit := connectTime
-	var err error
 	if d.Console() == InternalConsole {
-		err = r.startProcess(argv, command, d)
+		err = r.startProcess(argv, command, d, nil, nil)
 	} else {
 		limit = terminalTime
 		err = r.c.runInTerminal(ctx, argv, command, d)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	conn, pid, err := r.accept(ctx, listener, limit)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if r.process == nil {
 		if r.process, err = os.FindProcess(pid); err != nil {
 			r.c.log.Debug("finding the debugger's process", "error", err)
 		}
 	}
-	r.link = newLink(r.name, conn, r.c.log)
-	return nil
+	return conn, nil
 }
 
-func (r *run) startProcess(argv []string, command Command, d Debugger) error {
+// startProcess starts the real debugger. What it prints is read for Log; with stdout its standard output is another's.
+func (r *run) startProcess(argv []string, command Command, d Debugger, stdin, stdout *os.File) error {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env, cmd.Dir = command.Env, command.Dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an editor's SIGINT to its own group is not for the debuggee
+	if command.Way != Dials {
+		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL // outside no holder ends it when we are killed
+	}
 	own, into, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("dap: making a pipe for %s: %w", r.name, err)
 	}
 	cmd.Stdout, cmd.Stderr = into, into
-	err = cmd.Start()
-	into.Close()
-	if err != nil {
-		own.Close()
-		return fail.Wrap(fail.DebuggerFailed, err, "stepin doctor", "%s does not start", r.name)
+	if stdout != nil {
+		cmd.Stdin, cmd.Stdout = stdin, stdout
 	}
-	r.process, r.exited = cmd.Process, make(chan struct{})
+	r.exited = make(chan struct{})
+	begun := make(chan error, 1)
 	r.c.wg.Go(func() {
+		// The signal comes when the thread that started the process ends (prctl(2), PR_SET_PDEATHSIG).
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		into.Close()
+		begun <- err
+		if err != nil {
+			return
+		}
 		cmd.Wait()
 		r.mu.Lock()
 		r.status = cmd.ProcessState.String()
@@ -214,6 +252,12 @@ func (r *run) startProcess(argv []string, command Command, d Debugger) error {
 		// Grandchildren may hold the pipe open for ever.
 		time.AfterFunc(politeEnd, func() { own.Close() })
 	})
+	if err := <-begun; err != nil {
+		r.exited = nil
+		own.Close()
+		return fail.Wrap(fail.DebuggerFailed, err, "stepin doctor", "%s does not start", r.name)
+	}
+	r.process = cmd.Process
 	r.c.wg.Go(func() { r.readOwn(own, d) })
 	return nil
 }
@@ -338,32 +382,44 @@ func (r *run) death() error {
 	return fail.New(fail.DebuggerFailed, "start it again; if it happens again, `stepin doctor` checks the machine", "%s", what)
 }
 
-// kill ends the real debugger and the debuggee without asking.
+// kill ends the real debugger and the debuggee without asking. What a real debugger outside has started is ended with
+// it: it may be in the middle of starting the debuggee.
 func (r *run) kill() {
 	r.mu.Lock()
-	debuggee := r.debuggee
+	all := r.debuggees
 	r.mu.Unlock()
-	for _, p := range []*os.Process{r.process, debuggee} {
-		if p != nil {
-			p.Kill() // it may have ended: nothing to do then
+	if r.process != nil {
+		all = append([]*os.Process{r.process}, all...)
+	}
+	for _, p := range all {
+		if r.way != Dials {
+			killTree(p)
+			continue
 		}
+		p.Kill() // it may have ended: nothing to do then
 	}
 }
 
-// end asks the real debugger to end the debuggee and itself, then makes it. It returns when the reader has ended.
-func (r *run) end() {
+// end asks the real debugger to end the debuggee and itself, then makes it. It returns when the reader has ended. Args are
+// the editor's for a child session, whose debuggee may be meant to go on.
+func (r *run) end(args json.RawMessage) {
+	if !r.c.isChild() {
+		args = json.RawMessage(`{"terminateDebuggee":true}`)
+	}
 	r.mu.Lock()
 	r.ending = true
 	r.mu.Unlock()
 	answered := make(chan struct{})
-	r.ask("disconnect", map[string]bool{"terminateDebuggee": true}, func(*Message) { close(answered) })
+	r.ask("disconnect", args, func(*Message) { close(answered) })
 	limit := time.NewTimer(politeEnd)
 	defer limit.Stop()
 	select {
 	case <-answered:
-		select { // Delve closes the connection when it has sent everything
-		case <-r.gone:
-		case <-limit.C:
+		if r.way != Serves { // others close the connection when they have sent everything
+			select {
+			case <-r.gone:
+			case <-limit.C:
+			}
 		}
 	case <-r.gone:
 	case <-limit.C:

@@ -53,8 +53,23 @@ const (
 	ExternalTerminal   Console = "externalTerminal"
 )
 
+// Way is how a real debugger talks DAP and, with it, where it runs.
+type Way int
+
+const (
+	// Dials: inside, as the debuggee's parent. It connects to the socket, the debuggee's output comes by the files of
+	// Launching, and in a console of the editor's it is the real debugger that is started there.
+	Dials Way = iota
+	// Streams: outside, on its standard input and output. It starts the debuggee by the command line that Arguments has
+	// wrapped, passes the debuggee's output on, and asks for a terminal itself.
+	Streams
+	// Serves: as Streams, but it listens at the socket, where its child sessions connect, too.
+	Serves
+)
+
 // Command is how to start a real debugger.
 type Command struct {
+	Way  Way
 	Argv []string // argv[0] absolute
 	Env  []string // its whole environment: the developer's own, without the pod's
 	Dir  string   // absolute
@@ -64,8 +79,10 @@ type Command struct {
 // Launching is what the launch request to a real debugger needs besides the configuration.
 type Launching struct {
 	Program        string                                             // what Build returned
+	Wrap           func(argv []string) []string                       // Runner.Wrap
 	Environ        func(launch map[string]*string) map[string]*string // Runner.PodEnviron
 	Stdout, Stderr string                                             // files that take the debuggee's output; "": leave them
+	Children       bool                                               // the editor can start child sessions
 }
 
 // Debugger is one kind of real debugger, prepared for one launch configuration.
@@ -77,7 +94,7 @@ type Debugger interface {
 	// reads in the console is reported there and returned as fail.BuildFailed. It may be called again (restart); the
 	// former result must stay usable if it fails.
 	Build(ctx context.Context, dir string, report func(category, text string)) (program string, err error)
-	// Command starts it such that it connects to the unix socket and talks DAP there.
+	// Command starts it; the socket is a path in the session's directory, for the Ways that have one.
 	Command(socket string) Command
 	// Arguments are those of the real debugger's launch request.
 	Arguments(l Launching) (json.RawMessage, error)

@@ -55,7 +55,7 @@ func (r *run) diedStanding(status syscall.WaitStatus) {
 	r.c.print("stderr", "stepin: the debuggee has ended while it stood ("+how+")\n")
 	r.c.setPaused(r, false)
 	r.c.toEditor(newEvent("exited", map[string]int{"exitCode": code}))
-	r.end()
+	r.end(nil)
 	r.c.terminate()
 }
 

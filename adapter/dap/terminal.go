@@ -44,3 +44,22 @@ func (c *conversation) runInTerminal(ctx context.Context, argv []string, command
 		return ctx.Err()
 	}
 }
+
+// cleanTerminal sees to it that a real debugger's wish for a terminal starts only what it may know there: variables that
+// the debuggee is not to have from the terminal are unset.
+func (r *run) cleanTerminal(m *Message) error {
+	env := map[string]json.RawMessage{}
+	if err := decode(fields(m, "arguments")["env"], &env); err != nil {
+		return fail.Wrap(fail.DebuggerFailed, err, "", "%s asks for a terminal in a way that stepin does not know", r.name)
+	}
+	if env == nil {
+		env = map[string]json.RawMessage{}
+	}
+	for _, name := range r.drop {
+		if _, own := env[name]; !own {
+			env[name] = json.RawMessage("null")
+		}
+	}
+	m.raw["arguments"] = withField(m.Field("arguments"), "env", mustRaw(env))
+	return nil
+}
