@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stepin-dev/stepin/adapter/dap"
+	"github.com/stepin-dev/stepin/adapter/debugpy"
 	"github.com/stepin-dev/stepin/adapter/delve"
 	"github.com/stepin-dev/stepin/pkg/config"
 	"github.com/stepin-dev/stepin/pkg/fail"
@@ -33,7 +34,7 @@ func dapCommand(version string) *cobra.Command {
 			log := logger(cmd.ErrOrStderr())
 			o := dap.Options{
 				Parse:     func(raw json.RawMessage) (*config.Launch, error) { return launchConfig(raw, dir) },
-				Debuggers: map[string]dap.NewDebugger{"go": delve.New},
+				Debuggers: map[string]dap.NewDebugger{"go": delve.New, "python": debugpy.New},
 				Start:     starter(version, place, log),
 				Place:     place,
 				Log:       log,

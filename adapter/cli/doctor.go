@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/stepin-dev/stepin/adapter/debugpy"
 	"github.com/stepin-dev/stepin/adapter/delve"
 	"github.com/stepin-dev/stepin/pkg/embedded"
 	"github.com/stepin-dev/stepin/pkg/fail"
@@ -26,6 +27,8 @@ type check struct {
 	Errno string `json:"errno,omitempty"` // by its name
 	Error string `json:"error,omitempty"` // in words
 	Cure  string `json:"cure,omitempty"`
+	// Optional says that others do where this fails.
+	Optional bool `json:"optional,omitempty"`
 }
 
 func doctorCommand(version string) *cobra.Command {
@@ -64,7 +67,7 @@ func doctorCommand(version string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			ill := func(c check) bool { return !c.OK }
+			ill := func(c check) bool { return !c.OK && !c.Optional }
 			if slices.ContainsFunc(all, ill) || cluster != nil && cluster.Problem != "" {
 				return exitStatus(1) // the report has said it all
 			}
@@ -103,13 +106,37 @@ func examine(cmd *cobra.Command) ([]check, error) {
 		}
 		all = append(all, c)
 	}
-	dlv := check{Name: "Go debugger"}
-	if _, err := delve.Find(os.Environ()); err != nil {
-		dlv.Error, dlv.Cure = err.Error(), fail.Hint(err)
-	} else {
-		dlv.OK = true
+	debuggers, err := examineDebuggers()
+	return append(all, debuggers...), err
+}
+
+// examineDebuggers looks for each real debugger as a launch without keys would. Nobody needs all of them: one that is
+// missing is no fault as long as there is another.
+func examineDebuggers() ([]check, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return nil, fail.Wrap(fail.Internal, err, "start it in an existing directory", "the working directory is gone")
 	}
-	return append(all, dlv), nil
+	var all []check
+	found := false
+	for _, d := range []struct {
+		name string
+		find func() (string, error)
+	}{
+		{"Go debugger", func() (string, error) { return delve.Find(os.Environ()) }},
+		{"Python debugger", func() (string, error) { return debugpy.Find(dir, os.Environ()) }},
+	} {
+		c := check{Name: d.name, OK: true}
+		if _, err := d.find(); err != nil {
+			c.OK, c.Error, c.Cure = false, err.Error(), fail.Hint(err)
+		}
+		found = found || c.OK
+		all = append(all, c)
+	}
+	for i := range all {
+		all[i].Optional = found
+	}
+	return all, nil
 }
 
 func printTable(cmd *cobra.Command, all []check) error {

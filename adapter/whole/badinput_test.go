@@ -316,7 +316,7 @@ func notYet(t *testing.T, b *bench) {
 	for _, later := range []string{
 		`{"incoming": {"mode": "mirror"}}`, `{"incoming": {"filter": {"header": "x-user: me"}}}`, `{"incoming": {"whilePaused": "pod"}}`,
 		`{"request": "attach"}`, `{"frontEnd": "preload"}`, `{"files": {"mode": "write"}}`,
-		`{"debugger": {"type": "python", "program": "x.py"}}`, `{"debugger": {"type": "node"}}`, `{"debugger": {"type": "lldb"}}`, `{"debugger": {"type": "none"}}`,
+		`{"debugger": {"type": "node"}}`, `{"debugger": {"type": "lldb"}}`, `{"debugger": {"type": "none"}}`,
 		`{"target": "rollout/orders"}`, `{"target": "none"}`,
 	} {
 		arguments := map[string]any{"target": b.target(), "debugger": map[string]any{"type": "go", "program": good}}
@@ -339,12 +339,12 @@ func notYet(t *testing.T, b *bench) {
 		t.Fatal(err)
 	}
 	known := names(schema)
-	for _, word := range []string{"steal", "ports", "go"} {
+	for _, word := range []string{"steal", "ports", "go", "python"} {
 		if !slices.Contains(known, word) {
 			t.Errorf("the schema lacks %q", word)
 		}
 	}
-	for _, word := range []string{"mirror", "filter", "attach", "preload", "python", "node", "lldb", "none"} {
+	for _, word := range []string{"mirror", "filter", "attach", "preload", "node", "lldb", "none"} {
 		if slices.Contains(known, word) {
 			t.Errorf("the schema has %q", word)
 		}

@@ -15,7 +15,7 @@ import (
 
 var (
 	launchType    = reflect.TypeFor[Launch]()
-	debuggerTypes = []string{"go"}
+	debuggerTypes = []string{"go", "python"}
 )
 
 // maxProblems bounds what one configuration is told: beyond that it is not the file that was meant.

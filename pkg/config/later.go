@@ -15,10 +15,9 @@ var laterValues = map[string]map[string]string{
 		"attach": `write "request": "launch"`,
 	},
 	"debugger.type": {
-		"python": `only "go" exists yet`,
-		"node":   `only "go" exists yet`,
-		"lldb":   `only "go" exists yet`,
-		"none":   `use stepin exec to run a program without a debugger`,
+		"node": `only "go" and "python" exist yet`,
+		"lldb": `only "go" and "python" exist yet`,
+		"none": `use stepin exec to run a program without a debugger`,
 	},
 	"incoming.mode": {
 		"mirror": `write "steal": the program answers in the pod's place; or "off"`,
@@ -52,4 +51,5 @@ var debuggerKeys = []string{
 	"program", "args", "cwd", "mode", "buildFlags", "envFile", "output", "stopOnEntry", "showLog", "logOutput",
 	"dlvToolPath", "dlvFlags", "substitutePath", "trace", "backend", "host", "port", "processId",
 	"hideSystemGoroutines", "showGlobalVariables", "showRegisters", "stackTraceDepth", "dlvCwd", "followFork",
+	"module", "python", "justMyCode", "subProcess", "django", "jinja", "redirectOutput", "purpose",
 }

@@ -105,7 +105,7 @@ func TestRefused(t *testing.T) {
 		{`"incoming":{"whilePaused":"pod"}`, fail.ConfigLater, `incoming.whilePaused: "pod" does not exist in this version`},
 		{`"request":"attach"`, fail.ConfigLater, `request: "attach" does not exist in this version`},
 		{`"request":"lunch"`, fail.ConfigValue, `request: "lunch" is not known; did you mean "launch"?`},
-		{`"debugger":{"type":"python"}`, fail.ConfigLater, `debugger.type: "python" does not exist in this version`},
+		{`"debugger":{"type":"lldb"}`, fail.ConfigLater, `debugger.type: "lldb" does not exist in this version`},
 		{`"debugger":{"type":"none"}`, fail.ConfigLater, `debugger.type: "none" does not exist in this version`},
 		{`"debugger":"go"`, fail.ConfigValue, `debugger: must be an object, not a string`},
 		{`"frontEnd":"preload"`, fail.ConfigLater, `frontEnd: "preload" does not exist in this version`},
