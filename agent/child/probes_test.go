@@ -234,9 +234,13 @@ func post(t *testing.T, conn net.Conn, path string, body int, decided <-chan boo
 			}
 		case *http2.DataFrame:
 			answer = append(answer, frame.Data()...)
-			if frame.StreamEnded() {
-				return string(answer)
+			if frame.StreamEnded() { // has the connection outlived the acknowledgements?
+				if err := f.WritePing(false, [8]byte{}); err != nil {
+					t.Fatal(err)
+				}
 			}
+		case *http2.PingFrame:
+			return string(answer)
 		case *http2.GoAwayFrame:
 			return fmt.Sprint("the server ends the connection: ", frame.ErrCode)
 		}
