@@ -55,6 +55,9 @@ func (p *Parent) loop(ctx context.Context) error {
 			if p.ending { // its network goes next, and would leave stolen connections in silence
 				return p.retire(podGone)
 			}
+			if p.Inside { // where the pod's containers share their processes it outlives its target, and cannot enter the next
+				return p.retire(containerGone)
+			}
 			p.targetEnded()
 		case <-p.sandbox:
 			if p.sandbox = p.target.sandboxEnd(); !p.target.sandbox(os.Getpid(), p.child.cmd.Process.Pid) {
@@ -71,7 +74,10 @@ func (p *Parent) loop(ctx context.Context) error {
 	}
 }
 
-var podGone = pair.Retire{Reason: "the pod has gone, and the agent with it"}
+var (
+	podGone       = pair.Retire{Reason: "the pod has gone, and the agent with it"}
+	containerGone = pair.Retire{Reason: "the pod's container has ended, and the agent that was made for it"}
+)
 
 // childEnded is the end of the parent, too: without it the steal would go nowhere. A child that has only broken or closed
 // its end of the pair is killed.
@@ -169,19 +175,15 @@ func (p *Parent) successor() *target {
 	if hint == p.target.container {
 		hint = ""
 	}
-	pid := p.target.successor(hint, p.goneTicks)
-	if pid == 0 {
+	found := p.target.successor(hint, p.goneTicks)
+	if found.pid == 0 {
 		return nil
 	}
 	at := p.target.place
 	if at.kube() {
-		now, ok := look(pid)
-		if !ok {
-			return nil
-		}
-		at.container = now.cgroup.Container
+		at.container = found.cgroup.Container
 	}
-	next, err := openTarget(at, pid)
+	next, err := openTarget(at, found)
 	if err != nil {
 		return nil
 	}

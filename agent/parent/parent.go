@@ -146,18 +146,20 @@ func (p *Parent) find() error {
 		return err
 	}
 	if p.Inside {
+		if err := hide(); err != nil {
+			return err
+		}
 		p.target, err = openInside(at)
 		return err
 	}
-	pid := at.local
+	found := process{pid: at.local}
 	if at.kube() {
-		found, err := at.find()
-		if err != nil {
+		if found, err = at.find(); err != nil {
 			return err
 		}
-		pid = found.pid
 	}
-	if p.target, err = openTarget(at, pid); err != nil {
+	pid := found.pid
+	if p.target, err = openTarget(at, found); err != nil {
 		return err
 	}
 	own := netnsOf(os.Getpid())

@@ -26,7 +26,7 @@ func TestParsePod(t *testing.T) {
 }
 
 func TestOpenTarget(t *testing.T) {
-	own, err := openTarget(place{local: os.Getpid()}, os.Getpid())
+	own, err := openTarget(place{local: os.Getpid()}, process{pid: os.Getpid()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,8 +34,17 @@ func TestOpenTarget(t *testing.T) {
 	if !own.alive() || !own.same(os.Getpid()) || own.status.UID != os.Geteuid() || !own.userns || own.String() == "" || !own.like(own) || own.start == 0 || own.start > ticks() {
 		t.Errorf("%+v", own)
 	}
-	if _, err := openTarget(place{}, 1<<30); err == nil {
+	if _, err := openTarget(place{}, process{pid: 1 << 30}); err == nil {
 		t.Error("a process that cannot be")
+	}
+	again, err := openTarget(place{}, own.process)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.close()
+	// It has ended since it was found, and its number is another's.
+	if _, err := openTarget(place{}, process{pid: own.pid, start: own.start - 1}); err == nil || !strings.Contains(err.Error(), "there is no process") {
+		t.Errorf("another of the same number: %v", err)
 	}
 }
 

@@ -37,7 +37,8 @@ type fileID struct{ dev, ino uint64 }
 
 // openTarget opens all there is to open of a process. The pidfd comes first: what is read afterwards is of that
 // process, if it still lives at the end.
-func openTarget(at place, pid int) (t *target, err error) {
+func openTarget(at place, p process) (t *target, err error) {
+	pid := p.pid
 	t = &target{place: at}
 	defer func() {
 		if err != nil {
@@ -45,7 +46,7 @@ func openTarget(at place, pid int) (t *target, err error) {
 			t = nil
 		}
 	}()
-	if err := t.identify(pid); err != nil {
+	if err := t.identify(p); err != nil {
 		return t, err
 	}
 	dir := fmt.Sprintf("/proc/%d/", pid)
@@ -88,8 +89,10 @@ func openTarget(at place, pid int) (t *target, err error) {
 	return t, nil
 }
 
-// identify opens the pidfd and reads who the process is.
-func (t *target) identify(pid int) error {
+// identify opens the pidfd and reads who the process is. It must be the one that was found, if that is known (start is not
+// 0): meanwhile its number may have become another's.
+func (t *target) identify(found process) error {
+	pid := found.pid
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return explain(pid, err)
@@ -103,7 +106,7 @@ func (t *target) identify(pid int) error {
 		return err
 	}
 	p, ok := look(pid)
-	if !ok {
+	if !ok || found.start != 0 && p.start != found.start {
 		return explain(pid, syscall.ESRCH)
 	}
 	t.process = p
@@ -203,19 +206,19 @@ func (t *target) like(next *target) bool {
 		slices.Equal(t.status.Groups, next.status.Groups) && t.caps() == next.caps()
 }
 
-// successor finds the process that took the place of t, which has ended at the time ended; 0 if there is none. hint is
+// successor finds the process that took the place of t, which has ended at the time ended; none has the number 0. hint is
 // the container that the session knows to follow, "" if it does not. Without it, it is one of the same executable: of a
 // pod, the first of another container that began since. It must not be the ended one itself, which may still be there
 // as a zombie.
-func (t *target) successor(hint string, ended uint64) (pid int) {
+func (t *target) successor(hint string, ended uint64) (found process) {
 	if !t.kube() {
 		_ = processes(func(other int) bool {
 			if other != t.process.pid && netnsOf(other) == t.netns && t.same(other) {
-				pid = other
+				found, _ = look(other)
 			}
-			return pid == 0
+			return found.pid == 0
 		})
-		return pid
+		return found
 	}
 	// A container starts after the one before it has ended; the clock counts in ticks, and the end is seen a moment late.
 	const slack = 100
@@ -223,14 +226,14 @@ func (t *target) successor(hint string, ended uint64) (pid int) {
 		return p.cgroup.Container != t.container && (hint == "" || p.cgroup.Container == hint) && t.member(p)
 	})
 	if err != nil {
-		return 0
+		return process{}
 	}
 	for _, p := range fresh {
 		if p.start+slack >= ended && (hint != "" && !initializing(p.pid) || t.same(p.pid)) {
-			return p.pid
+			return p
 		}
 	}
-	return 0
+	return process{}
 }
 
 // initializing says that a process is still the runtime's own, in the container but not yet what the container runs.

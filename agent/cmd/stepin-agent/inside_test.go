@@ -15,9 +15,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/stepin-dev/stepin/pkg/mux"
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
@@ -62,6 +64,12 @@ func dialerIn(t *testing.T, pid int) func(network, addr string) (net.Conn, error
 // mount namespace and rights (setpriv(1)) of its own.
 func newInsideAgent(t *testing.T, p *testPod, rights ...string) (*testAgent, string) {
 	t.Helper()
+	return newInsideAgentWhere(t, p, "true", rights...)
+}
+
+// newInsideAgentWhere is the same after a command in its mount namespace.
+func newInsideAgentWhere(t *testing.T, p *testPod, before string, rights ...string) (*testAgent, string) {
+	t.Helper()
 	a := agentOf(t)
 	if err := os.Chmod(filepath.Dir(a.trace), 0o777); err != nil {
 		t.Fatal(err)
@@ -69,7 +77,7 @@ func newInsideAgent(t *testing.T, p *testPod, rights ...string) (*testAgent, str
 	a.network, a.socket = "tcp", "127.0.0.1:7071"
 	dial := dialerIn(t, p.pid)
 	a.dial = func() (net.Conn, error) { return dial(a.network, a.socket) }
-	argv := []string{"-t", strconv.Itoa(p.pid), "-n", "-u", "-p", "--", "unshare", "-m", "sh", "-c", `mount -t proc proc /proc && exec "$@"`, "sh", "setpriv"}
+	argv := []string{"-t", strconv.Itoa(p.pid), "-n", "-u", "-p", "--", "unshare", "-m", "sh", "-c", `mount -t proc proc /proc && ` + before + ` && exec "$@"`, "sh", "setpriv"}
 	argv = append(append(argv, rights...), "--nnp", agentBinary, "--inside", "--pod", "kube/0f5b1c9e/"+fmt.Sprintf(containerID, 1))
 	return a, a.start(exec.Command("nsenter", argv...))
 }
@@ -135,6 +143,7 @@ func TestInside(t *testing.T) {
 				t.Errorf("outgoing: %q", got)
 			}
 			checkInsideFiles(t, s, d, slices.Contains(c.want, "files"))
+			checkHidden(t, childOf(t, a.cmd.Process.Pid), c.rights)
 			_, err := s.steal(tcp(8080))
 			if got := p.ask("tcp", podIP+":8080", true); slices.Contains(c.want, "steal") != (err == nil) || strings.HasPrefix(got, "session ") != (err == nil) {
 				t.Errorf("stealing: %v, %q", err, got)
@@ -175,6 +184,80 @@ func checkInsideFiles(t *testing.T, s *testSession, d wire.Pod, have bool) {
 	}
 	if _, err := s.open(wire.KindOpen, wire.Path{Path: "/secret/root"}, nil); !errors.Is(err, syscall.EACCES) && !ownRoot() {
 		t.Errorf("root's Secret: %v", err)
+	}
+}
+
+// checkHidden: a process with the user and the rights of the agent's parent, as the target's may be, cannot look into it.
+func checkHidden(t *testing.T, parent int, rights []string) {
+	t.Helper()
+	out, err := exec.Command("setpriv", append(slices.Clone(rights), "cat", fmt.Sprintf("/proc/%d/maps", parent))...).CombinedOutput()
+	if ownRoot() && len(rights) == 0 { // all rights, SYS_PTRACE among them
+		return
+	}
+	if err == nil || !strings.Contains(string(out), "Permission denied") {
+		t.Errorf("the agent's memory map: %.80q, %v", out, err)
+	}
+}
+
+// TestInsideShared: where the pod's containers share their processes, process 1 is the sandbox's. The target is known by its
+// cgroup, the agent ends with it, and where cgroups are not to be seen it refuses.
+func TestInsideShared(t *testing.T) {
+	if !asRoot(t) {
+		return
+	}
+	p := servePod(t, firstEnv+"=1")
+	target := exec.Command("nsenter", "-t", strconv.Itoa(p.pid), "-n", "-u", "-p", "--", "env", "GREETING=hello from the target", "sleep", "1000")
+	target.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := target.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = target.Process.Kill(); _ = target.Wait() }()
+	pid, number := 0, ""
+	until(t, 5*time.Second, "the target runs", func() bool {
+		if raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", target.Process.Pid, target.Process.Pid)); len(raw) == 0 {
+			return false
+		}
+		pid = childOf(t, target.Process.Pid)
+		status := statusOf(t, pid)
+		numbers := strings.Fields(status["NSpid"])
+		number = numbers[len(numbers)-1]
+		return status["Name"] == "sleep"
+	})
+	dir := publicDir(t)
+	mount := func(name, text, over string) string {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return "mount --bind " + file + " /proc/" + over
+	}
+	cgroup := "0::/../cri-containerd-" + containerID + ".scope\n" // as in a cgroup namespace
+	sandbox := mount("sandbox", fmt.Sprintf(cgroup, 0), "1/cgroup")
+	a, refusal := newInsideAgentWhere(t, p, sandbox+" && "+mount("target", fmt.Sprintf(cgroup, 1), number+"/cgroup"))
+	if refusal != "" {
+		t.Fatal(refusal)
+	}
+	s := a.join("one", "")
+	d := s.describe()
+	if !slices.Contains(d.Env, "GREETING=hello from the target") || d.Target != "kube/0f5b1c9e/4c01db0b339c (sleep)" {
+		t.Errorf("%q %q", d.Target, d.Env)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-s.Done()
+	var bye mux.ByeError
+	if !errors.As(s.Err(), &bye) || !strings.Contains(bye.Reason, "container has ended") {
+		t.Error(s.Err())
+	}
+	<-a.done
+	_, refusal = newInsideAgentWhere(t, p, sandbox)
+	if !strings.Contains(refusal, "of the target 4c01db0b339c there is no process") || !strings.Contains(refusal, "hint: ") {
+		t.Errorf("%q", refusal)
+	}
+	_, refusal = newInsideAgentWhere(t, p, mount("comm", "pause\n", "1/comm"))
+	if !strings.Contains(refusal, "share their processes") || !strings.Contains(refusal, "hint: ") {
+		t.Errorf("%q", refusal)
 	}
 }
 
