@@ -19,6 +19,7 @@ import (
 
 	"github.com/stepin-dev/stepin/agent/child"
 	"github.com/stepin-dev/stepin/agent/parent"
+	"github.com/stepin-dev/stepin/agent/quiet"
 )
 
 func main() {
@@ -37,7 +38,7 @@ func run(ctx context.Context, stdout, stderr io.Writer, args []string) error {
 	if len(args) > 0 && args[0] == "join" {
 		return join(ctx, stdout, args[1:])
 	}
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level(os.Getenv("STEPIN_LOG"))}))
+	log := slog.New(quiet.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level(os.Getenv("STEPIN_LOG"))})))
 	const control = 3
 	if len(args) == 1 && args[0] == parent.ChildArg {
 		unix.CloseOnExec(control)

@@ -74,14 +74,14 @@ func TestStrangersAreBounded(t *testing.T) {
 	}
 }
 
-func quiet() *yamux.Config {
+func unlogged() *yamux.Config {
 	c := yamux.DefaultConfig()
 	c.LogOutput = io.Discard
 	return c
 }
 
 func manyStreams(conn net.Conn) {
-	session, err := yamux.Client(conn, quiet())
+	session, err := yamux.Client(conn, unlogged())
 	if err != nil {
 		return
 	}
@@ -96,7 +96,7 @@ func manyStreams(conn net.Conn) {
 }
 
 func manyBytes(conn net.Conn) {
-	session, err := yamux.Client(conn, quiet())
+	session, err := yamux.Client(conn, unlogged())
 	if err != nil {
 		return
 	}
