@@ -20,6 +20,7 @@ func parts(version string) session.Parts {
 		Agent:   func() ([]byte, error) { return embedded.Agent(runtime.GOARCH) },
 		Stub:    embedded.Stub,
 		Keeper:  embedded.Keeper,
+		Preload: embedded.Preload,
 		Packed:  embedded.Packed,
 		Boot:    embedded.Boot,
 	}

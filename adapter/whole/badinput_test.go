@@ -315,7 +315,7 @@ func notYet(t *testing.T, b *bench) {
 	good := module(t, map[string]string{"main.go": "package main\n\nfunc main() {}\n"})
 	for _, later := range []string{
 		`{"incoming": {"mode": "mirror"}}`, `{"incoming": {"filter": {"header": "x-user: me"}}}`, `{"incoming": {"whilePaused": "pod"}}`,
-		`{"request": "attach"}`, `{"frontEnd": "preload"}`, `{"files": {"mode": "write"}}`,
+		`{"request": "attach"}`, `{"files": {"mode": "write"}}`,
 		`{"debugger": {"type": "node"}}`, `{"debugger": {"type": "lldb"}}`, `{"debugger": {"type": "none"}}`,
 		`{"target": "rollout/orders"}`, `{"target": "none"}`,
 	} {
@@ -344,7 +344,7 @@ func notYet(t *testing.T, b *bench) {
 			t.Errorf("the schema lacks %q", word)
 		}
 	}
-	for _, word := range []string{"mirror", "filter", "attach", "preload", "node", "lldb", "none"} {
+	for _, word := range []string{"mirror", "filter", "attach", "node", "lldb", "none"} {
 		if slices.Contains(known, word) {
 			t.Errorf("the schema has %q", word)
 		}

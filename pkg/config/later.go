@@ -29,9 +29,6 @@ var laterValues = map[string]map[string]string{
 		"read":  `write "volumes" and name further paths in files.pod`,
 		"write": `write "volumes"; the pod's files are read-only`,
 	},
-	"frontEnd": {
-		"preload": `write "auto" or "namespaces"`,
-	},
 }
 
 // laterTargets are the kinds of targets that do not exist yet.

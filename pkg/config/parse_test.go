@@ -108,7 +108,6 @@ func TestRefused(t *testing.T) {
 		{`"debugger":{"type":"lldb"}`, fail.ConfigLater, `debugger.type: "lldb" does not exist in this version`},
 		{`"debugger":{"type":"none"}`, fail.ConfigLater, `debugger.type: "none" does not exist in this version`},
 		{`"debugger":"go"`, fail.ConfigValue, `debugger: must be an object, not a string`},
-		{`"frontEnd":"preload"`, fail.ConfigLater, `frontEnd: "preload" does not exist in this version`},
 		{`"frontEnd":"namespace"`, fail.ConfigValue, `frontEnd: "namespace" is not known; did you mean "namespaces"?`},
 		{`"files":{"mode":"write"}`, fail.ConfigLater, `files.mode: "write" does not exist in this version`},
 		{`"incoming":{"mode":"stael"}`, fail.ConfigValue, `incoming.mode: "stael" is not known; did you mean "steal"?`},

@@ -38,6 +38,7 @@ const (
 	NoTun               Code = 302 // /dev/net/tun
 	NoFuse              Code = 303 // /dev/fuse
 	NotBuiltIn          Code = 304 // this stepin lacks a part that `./just build` puts in
+	PreloadForbidden    Code = 305 // the library cannot serve this program, or not here
 
 	DebuggerMissing Code = 401 // dlv not found
 	DebuggerFailed  Code = 402 // dlv did not start or died

@@ -5,6 +5,7 @@ import (
 	"hash/fnv"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -208,6 +209,9 @@ func (f *FS) plainLink(n *node, p, target string) bool {
 	if limit == "" {
 		limit = "/"
 	}
+	if f.cfg.Apart && strings.HasPrefix(target, "/") {
+		return false
+	}
 	return !f.bound(p) && staysCovered(f.cfg.Covered, n.path, limit, target)
 }
 
@@ -231,7 +235,7 @@ func (f *FS) show(out *fuse.Attr, n *node, a wire.Attr) {
 	out.Ino = shownIno(n.real, own)
 	out.Size = a.Size
 	out.Blocks = (a.Size + 511) / 512
-	out.Mode = shownMode(a.Mode)
+	out.Mode = ShownMode(a.Mode)
 	out.Nlink = a.Nlink
 	if out.Nlink == 0 || a.Mode&unix.S_IFMT == unix.S_IFDIR {
 		out.Nlink = 1 // of a directory: "unknown" to find(1), which else counts on links for its subdirectories
@@ -249,9 +253,9 @@ func split(ns int64) (uint64, uint32) {
 	return uint64(t.Unix()), uint32(t.Nanosecond())
 }
 
-// shownMode is the mode of a file whose owner is shown as the debuggee: what anyone may do in the pod, he may. Whether
+// ShownMode is the mode of a file whose owner is shown as the debuggee: what anyone may do in the pod, he may. Whether
 // the pod's process may read it is told at the open. No file gives another's rights.
-func shownMode(m uint32) uint32 {
+func ShownMode(m uint32) uint32 {
 	m &^= unix.S_ISUID | unix.S_ISGID
 	return m | (m&0o050)<<3 | (m&0o005)<<6
 }

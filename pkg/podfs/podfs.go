@@ -93,6 +93,10 @@ type Config struct {
 	PerProcess []string
 	HostView   func(pid uint32) bool
 
+	// Apart says that the tree is mounted at a place of its own: an absolute link would lead out of it there, and is
+	// resolved here instead.
+	Apart bool
+
 	// Files are files with content that the caller has made, by absolute path, in place of the pod's.
 	Files map[string][]byte
 

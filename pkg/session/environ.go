@@ -29,7 +29,7 @@ func readEnvFile(path string) (map[string]string, error) {
 // Environ is the debuggee's whole environment; launch is what the launch configuration sets or unsets (nil).
 func (s *Session) Environ(launch map[string]*string) []string {
 	env, _ := s.environ(launch)
-	return env
+	return s.front.Environ(env)
 }
 
 func (s *Session) environ(launch map[string]*string) ([]string, []policy.Left) {

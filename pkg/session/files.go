@@ -244,7 +244,7 @@ func (s *Session) readSnapshot(r io.Reader) error {
 		return errors.New("session: not a snapshot")
 	}
 	if snap.Errno != 0 { // each of its files is asked for then, and has its own errno
-		s.fs.SetVolume(s.seen(snap.Path), nil)
+		s.trees.set(s.seen(snap.Path), nil)
 		s.log.Debug("volume not sent whole", "path", snap.Path, "err", wire.Errno(snap.Errno))
 		return nil
 	}
@@ -256,7 +256,7 @@ func (s *Session) readSnapshot(r io.Reader) error {
 	if _, err := io.Copy(io.Discard, data); err != nil {
 		return err
 	}
-	s.fs.SetVolume(s.seen(snap.Path), tree)
+	s.trees.set(s.seen(snap.Path), tree)
 	return nil
 }
 

@@ -18,8 +18,8 @@ type frontEnd interface {
 	// run there is a fail.Error.
 	Wrap(argv []string) []string
 	Begin(cmd *exec.Cmd) error
-	// Environ is what the debuggee's environment holds for the front end's own sake. Never for a real debugger.
-	Environ() map[string]string
+	// Environ adds what the front end needs to the debuggee's environment. Never to a real debugger's.
+	Environ(env []string) []string
 
 	// Listeners are the debuggee's sockets that listen now, Connected the TCP ports with connections of the debuggee's.
 	Listeners() ([]namespaces.Listener, error)
@@ -27,6 +27,8 @@ type frontEnd interface {
 	// OwnPort says that the debuggee listens on a port, DisownPort that nothing of it is left.
 	OwnPort(network string, port uint16) error
 	DisownPort(network string, port uint16) error
+	// OnHost says that a TCP port of the debuggee's is this machine's own already.
+	OnHost(port uint16) bool
 	// Deliver connects to the debuggee's listener at dst, which shall see the client's address.
 	Deliver(ctx context.Context, client, dst netip.AddrPort) (*net.TCPConn, error)
 	// SendUDP has the debuggee's socket at dst receive a datagram from the client's address.

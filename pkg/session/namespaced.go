@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/stepin-dev/stepin/pkg/fail"
 	"github.com/stepin-dev/stepin/pkg/namespaces"
 	"github.com/stepin-dev/stepin/pkg/netstack"
 )
@@ -23,12 +24,14 @@ type namespaced struct {
 	*namespaces.Namespaces
 	s     *Session
 	stack *netstack.Stack
+	// elsewhere finds a listener of the debuggee's that is not inside; nil: all are.
+	elsewhere func(network string, port uint16) (netip.AddrPort, bool)
 }
 
 var _ frontEnd = (*namespaced)(nil)
 
-// newNamespaced makes the namespaces and becomes their network and files. The session's file system must be ready.
-func newNamespaced(ctx context.Context, s *Session) (*namespaced, error) {
+// newNamespaced makes the namespaces and becomes their network and files. dir is removed with them.
+func newNamespaced(ctx context.Context, s *Session, dir string) (*namespaced, error) {
 	stub, err := s.options.Parts.Stub()
 	if err != nil {
 		return nil, err
@@ -38,12 +41,12 @@ func newNamespaced(ctx context.Context, s *Session) (*namespaced, error) {
 		return nil, err
 	}
 	plan := namespaces.Plan{Addrs: s.pod.Addrs, Cover: s.plan.Cover, Hide: s.plan.Hide, Host: s.plan.Host,
-		Blank: s.blank(), Dir: s.dir,
+		Blank: s.blank(), Dir: dir,
 		TunPath: s.options.TunPath, FusePath: s.options.FusePath}
 	if s.config.Hostname {
 		plan.Hostname = s.pod.Hostname
 	}
-	ns, err := namespaces.Start(ctx, plan, namespaces.Options{ServeFUSE: s.fs.Serve, Log: s.log, Stub: stub, Keeper: keeper})
+	ns, err := namespaces.Start(ctx, plan, namespaces.Options{ServeFUSE: s.trees.add(s.newFiles(false)).Serve, Log: s.log, Stub: stub, Keeper: keeper})
 	if err != nil {
 		return nil, err
 	}
@@ -76,8 +79,20 @@ func (f *namespaced) Begin(cmd *exec.Cmd) error {
 // exitMissing is the stub's status where there is no such program.
 const exitMissing = 127
 
+// Err says why they are gone.
+func (f *namespaced) Err() error {
+	err := f.Namespaces.Err()
+	if err == nil {
+		err = errors.New("they were ended from outside")
+	}
+	return fail.Wrap(fail.NamespacesForbidden, err, "start again", "the debuggee's namespaces are gone")
+}
+
+// OnHost says no: what listens inside listens nowhere else.
+func (f *namespaced) OnHost(uint16) bool { return false }
+
 // Environ adds nothing: the namespaces need no word in the debuggee's variables.
-func (f *namespaced) Environ() map[string]string { return nil }
+func (f *namespaced) Environ(env []string) []string { return env }
 
 // SendUDP writes a datagram to the TUN device.
 func (f *namespaced) SendUDP(client, dst netip.AddrPort, data []byte) error {
@@ -96,7 +111,14 @@ func (e flowEnd) Readable() error {
 func (f *namespaced) tcp(ctx context.Context, src, dst netip.AddrPort) (func(*netstack.Conn), error) {
 	serve, err := f.s.tcp(ctx, src, dst, f.askedByHostProgram("tcp", src, dst))
 	if errors.Is(err, errOwn) {
-		return nil, netstack.ErrReturn
+		if f.elsewhere == nil {
+			return nil, netstack.ErrReturn
+		}
+		at, ok := f.elsewhere("tcp", dst.Port())
+		if !ok {
+			return nil, netstack.ErrReturn
+		}
+		serve, err = f.s.hostTCP(ctx, at)
 	}
 	if err != nil {
 		return nil, err

@@ -214,7 +214,7 @@ func (p *ports) begin(ctx context.Context, k portKey, addrs []netip.Addr) {
 			p.gave(k.network, new)
 		}()
 	}
-	if k.network == "tcp" {
+	if k.network == "tcp" && !p.s.front.OnHost(k.number) {
 		if l := p.s.listenOnHost(k.number); l != nil {
 			new.host = l
 			p.onHost[k.number] = true

@@ -43,6 +43,7 @@ type Parts struct {
 	Version      string
 	Agent        func() ([]byte, error) // for this machine's architecture
 	Stub, Keeper func() ([]byte, error)
+	Preload      func(libc string) ([]byte, error) // the library, for "glibc" or "musl"
 	// Packed is the agent for a node's architecture, a GOARCH, as an LZ4 frame, and its own size; Boot what makes a program
 	// of it there.
 	Packed func(arch string) (frame []byte, size int, err error)
@@ -67,6 +68,7 @@ type Options struct {
 // Place says where the debuggee will run; what is there stays the host's.
 type Place struct {
 	Program   string   // absolute, "" where unknown
+	Runtime   string   // absolute path of the interpreter that runs Program, "" where it runs by itself
 	Debugger  string   // absolute, "" where there is none
 	Workdir   string   // absolute
 	Workspace string   // absolute, "" where unknown
@@ -97,7 +99,7 @@ type Session struct {
 	links     links             // home's and the others', with mu
 	guard     *namespaces.Guard // until there are namespaces
 	front     frontEnd          // nil until the start has come to it
-	fs        *podfs.FS
+	trees     trees
 	names     *names.Resolver
 	ports     *ports
 	datagrams datagrams
@@ -181,7 +183,7 @@ func (s *Session) start(ctx context.Context) (err error) {
 		return err
 	}
 	s.planFiles()
-	s.options.Progress("making the namespaces", 2, startSteps)
+	s.options.Progress("making the pod's place", 2, startSteps)
 	if err := s.enter(ctx); err != nil {
 		return err
 	}
@@ -317,11 +319,20 @@ func (s *Session) describe(ctx context.Context, asked []string) error {
 	return nil
 }
 
-// enter makes the namespaces and becomes their network and files.
+// newFiles is the pod's tree, to be mounted: apart, at a place of its own and not at the pod's paths.
+func (s *Session) newFiles(apart bool) *podfs.FS {
+	c := podfs.Config{Source: s.source(), Covered: s.plan.Covered, Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid()),
+		Apart: apart, Notice: s.notice, Log: s.log}
+	if !apart {
+		c.PerProcess, c.HostView = s.plan.HostView, func(pid uint32) bool { return s.isHostProgram(int(pid)) }
+	}
+	return podfs.New(c)
+}
+
+func (s *Session) source() files { return files{s.link, &s.plan, &s.entered, s.attrs} }
+
+// enter makes the front end, with the pod's files.
 func (s *Session) enter(ctx context.Context) error {
-	s.fs = podfs.New(podfs.Config{Source: files{s.link, &s.plan, &s.entered, s.attrs}, Covered: s.plan.Covered, Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid()),
-		PerProcess: s.plan.HostView, HostView: func(pid uint32) bool { return s.isHostProgram(int(pid)) },
-		Notice: s.notice, Log: s.log})
 	small := s.smallVolumes()
 	ready := make(chan struct{})
 	go s.watchVolumes(s.ctx, small, sync.OnceFunc(func() { close(ready) }))
@@ -333,7 +344,7 @@ func (s *Session) enter(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	front, err := newNamespaced(ctx, s)
+	front, err := s.newFront(ctx)
 	if err != nil {
 		return err
 	}
@@ -385,11 +396,7 @@ func (s *Session) follow() {
 		case <-s.ctx.Done():
 			return
 		case <-s.front.Done():
-			err := s.front.Err()
-			if err == nil {
-				err = errors.New("they were ended from outside")
-			}
-			s.end(fail.Wrap(fail.NamespacesForbidden, err, "start again", "the debuggee's namespaces are gone"))
+			s.end(s.front.Err())
 			return
 		case <-ended:
 		}
@@ -455,9 +462,8 @@ func (s *Session) Close() error {
 		if s.front != nil {
 			err = s.front.Close()
 		}
-		if s.fs != nil {
-			s.log.Debug("round trips", "streams", s.link.opened.Load(), "files", fmt.Sprintf("%+v", s.fs.Stats()))
-			s.fs.Close()
+		if s.link != nil {
+			s.log.Debug("round trips", "streams", s.link.opened.Load(), "files", fmt.Sprintf("%+v", s.trees.close()))
 		}
 		<-left
 		s.following.Wait()
