@@ -139,9 +139,11 @@ func TestColdTogether(t *testing.T) {
 	if t.Failed() {
 		return
 	}
+	s.mu.Lock()
 	if s.jobs != 1 || agents[0].Token() != agents[1].Token() || tokenHash(agents[0].Token()) != argument(s.job.Spec.Template.Spec.Containers[0].Args, "--token-sha256") {
 		t.Errorf("%d Jobs, tokens %q and %q", s.jobs, agents[0].Token(), agents[1].Token())
 	}
+	s.mu.Unlock()
 	for _, a := range agents {
 		_ = a.Discard(limited15(t))
 	}
@@ -190,12 +192,14 @@ func TestKilledIsReplaced(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.Close()
+			s.mu.Lock()
 			if s.jobs != 2 || len(s.deleted) != len(test.want) || s.deleted[0] != test.want[0] || s.deleted[len(s.deleted)-1] != background {
 				t.Errorf("%d Jobs, deleted %v", s.jobs, s.deleted)
 			}
 			if name == "being deleted" && looks < 4 {
 				t.Error("its pod was not waited for")
 			}
+			s.mu.Unlock()
 			_ = second.Discard(limited15(t))
 		})
 	}

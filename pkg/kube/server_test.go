@@ -135,11 +135,37 @@ func open(t *testing.T, s *apiServer) *Cluster {
 
 func openFile(t *testing.T, path string, said func(string)) *Cluster {
 	t.Helper()
-	c, err := Open(Options{Kubeconfig: path, Version: "test", Said: said, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	c, err := Open(Options{Kubeconfig: path, Version: "test", Said: said, Log: slog.New(slog.NewTextHandler(newLog(t), &slog.HandlerOptions{Level: slog.LevelDebug}))})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// testLog is a test's log for as long as the test lasts: what a start does beside itself may end later.
+type testLog struct {
+	mu   sync.Mutex
+	out  io.Writer
+	over bool
+}
+
+func newLog(t *testing.T) *testLog {
+	l := &testLog{out: t.Output()}
+	t.Cleanup(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.over = true
+	})
+	return l
+}
+
+func (l *testLog) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over {
+		return len(b), nil
+	}
+	return l.out.Write(b)
 }
 
 func within(t *testing.T, d time.Duration) context.Context {
