@@ -243,7 +243,7 @@ func TestTooMany(t *testing.T) {
 	if list, _ := os.ReadDir(o.Tokens); len(list) > 0 {
 		t.Errorf("left: %v", list)
 	}
-	if !errors.Is(err, ErrTooMany) || !strings.Contains(fail.Hint(err), "kubectl delete pod") || !strings.Contains(fail.Hint(err), `"mode": "pod"`) {
+	if !errors.Is(err, ErrTooMany) || !strings.HasSuffix(err.Error(), "and adds no more") || !strings.Contains(fail.Hint(err), "kubectl delete pod") || !strings.Contains(fail.Hint(err), `"mode": "pod"`) {
 		t.Errorf("%v, hint %s", err, fail.Hint(err))
 	}
 	if n := s.count("PATCH " + shopAdd); n != maxAdded+3*(maxAdded+1) { // three dry runs each

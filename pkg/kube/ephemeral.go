@@ -144,10 +144,17 @@ const maxAdded = 3
 
 // errTooMany is the end of adding.
 func errTooMany(pod Pod) error {
-	return fail.Wrap(fail.AgentStart, ErrTooMany,
+	return tooMany{fail.New(fail.AgentStart,
 		"kubectl delete pod -n "+pod.Namespace+" "+pod.Name+` gives its successor an empty list; an agent that is a pod of its own ("agent": {"mode": "pod"}) adds none`,
-		"this session has added %d agents to pod %s, each of which stays in its list of ephemeral containers, and adds no more", maxAdded, pod.Name)
+		"this session has added %d agents to pod %s, each of which stays in its list of ephemeral containers, and adds no more", maxAdded, pod.Name)}
 }
+
+// tooMany is ErrTooMany in words.
+type tooMany struct{ words error }
+
+func (e tooMany) Error() string        { return e.words.Error() }
+func (e tooMany) Unwrap() error        { return e.words }
+func (e tooMany) Is(target error) bool { return target == ErrTooMany }
 
 // patchEphemeral adds the container to the pod, or asks whether it might be.
 func (c *Cluster) patchEphemeral(ctx context.Context, pod Pod, container *corev1.EphemeralContainer, dry bool) error {

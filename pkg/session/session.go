@@ -418,7 +418,13 @@ func (s *Session) follow() {
 			s.end(over)
 			return
 		}
-		s.notice(fmt.Sprintf("the agent is gone (%v): the pod serves itself again, and %s", s.link.err, lost(s.config.OnLost)))
+		why := s.link.err.Error()
+		if over != nil { // in its own words, without errGone's before them
+			if why = over.Error(); over.Hint != "" {
+				why += "; hint: " + over.Hint
+			}
+		}
+		s.notice(fmt.Sprintf("the agent is gone (%s): the pod serves itself again, and %s", why, lost(s.config.OnLost)))
 	}
 }
 
