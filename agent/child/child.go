@@ -33,7 +33,8 @@ import (
 // Child serves the sessions.
 //
 // Goroutines: Run's own; acceptSessions; pong; pair.Caller's; one a session and those it starts (session.go), one that
-// tells it something; one a steal listener, one a stolen flow (incoming.go).
+// tells it something; one a steal listener, one a stolen flow (incoming.go); one a mirror and one a copy (mirrors.go), and
+// package mirror's.
 type Child struct {
 	start   pair.Start
 	began   time.Time
@@ -49,6 +50,7 @@ type Child struct {
 	ours    *os.File
 	raw     [2]*os.File // to answer stolen datagrams: IPv4, IPv6
 	steals  steals
+	mirrors mirrors
 
 	waiting  waiting
 	channels chan struct{} // a slot for each channel of a session

@@ -154,9 +154,10 @@ func (c *Child) answer(s *session, r *mux.Request) {
 		c.list(s, r)
 	case wire.KindStop:
 		c.stop(s, r)
-	case wire.KindMirror, wire.KindAttach:
-		r.Refuse(&wire.Refusal{Errno: syscall.EOPNOTSUPP, Message: fmt.Sprintf(
-			"this agent can neither mirror nor attach yet (kind %d); hint: set incoming.mode to steal, and request to launch", r.Kind)})
+	case wire.KindMirror:
+		c.mirror(s, r)
+	case wire.KindAttach:
+		r.Refuse(&wire.Refusal{Errno: syscall.EOPNOTSUPP, Message: "this agent cannot attach yet; hint: set request to launch"})
 	case wire.KindReply, wire.KindHello, wire.KindIncoming, wire.KindIncomingDG, wire.KindCopy:
 		r.Refuse(&wire.Refusal{Errno: syscall.EPROTO, Message: fmt.Sprintf("a session does not open streams of kind %d", r.Kind)})
 	default:

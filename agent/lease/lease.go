@@ -56,6 +56,13 @@ type session struct {
 	since           time.Time
 	generation      uint64
 	until           time.Time // zero while connected
+	mirrors         []mirrored
+}
+
+// mirrored is what a session has copied. It excludes nobody, and goes with the channel.
+type mirrored struct {
+	stream uint32
+	ports  []wire.Port
 }
 
 // held is one port's state. A port that an earlier channel of its owner attached stays so until that session steals it
@@ -86,7 +93,7 @@ func (t *Table) Hello(id, resume, who string, token [32]byte, now time.Time) (In
 			return Info{}, &wire.Refusal{Errno: syscall.EBUSY,
 				Message: fmt.Sprintf("session %q belongs to %s", id, s.who)}
 		}
-		s.generation, s.until, s.token = t.last, time.Time{}, token
+		s.generation, s.until, s.token, s.mirrors = t.last, time.Time{}, token, nil
 		info := Info{Resume: s.resume, Resumed: true, Since: s.since, Generation: s.generation}
 		for _, h := range t.ports {
 			if h.owner != s {
@@ -173,6 +180,33 @@ func (t *Table) Steal(id string, generation uint64, stream uint32, ports []wire.
 	return nil
 }
 
+// Mirror notes that ports are copied. It conflicts with nothing: who mirrors a port takes nothing from whoever has it.
+func (t *Table) Mirror(id string, generation uint64, stream uint32, ports []wire.Port) error {
+	s := t.connected(id, generation)
+	switch {
+	case s == nil:
+		return &wire.Refusal{Errno: syscall.ESTALE, Message: "this channel's session has moved to another one"}
+	case len(ports) == 0 || len(ports) > MaxPorts:
+		return &wire.Refusal{Errno: syscall.EINVAL, Message: fmt.Sprintf("a mirror is of 1 to %d ports", MaxPorts)}
+	}
+	copied := len(ports)
+	for _, other := range t.sessions {
+		for _, m := range other.mirrors {
+			copied += len(m.ports)
+		}
+	}
+	if copied > maxHeld {
+		return &wire.Refusal{Errno: syscall.ENOSPC, Message: fmt.Sprintf("this agent's sessions have %d ports copied at most", maxHeld)}
+	}
+	for _, p := range ports {
+		if p.Port == 0 || p.Network != "tcp" {
+			return &wire.Refusal{Errno: syscall.EINVAL, Message: fmt.Sprintf("port %q %d cannot be mirrored", p.Network, p.Port)}
+		}
+	}
+	s.mirrors = append(s.mirrors, mirrored{stream, ports})
+	return nil
+}
+
 func conflict(h *held) error {
 	reserved := ""
 	if !h.attached {
@@ -182,12 +216,13 @@ func conflict(h *held) error {
 		h.port.Port, h.owner.who, h.since.UTC().Format("15:04:05 UTC"), reserved)}
 }
 
-// Unsteal ends one steal and its reservation. The ports are to be detached.
+// Unsteal ends one steal and its reservation, or one mirror. The ports are to be detached.
 func (t *Table) Unsteal(id string, generation uint64, stream uint32) (detach []wire.Port) {
 	s := t.connected(id, generation)
 	if s == nil {
 		return nil
 	}
+	s.mirrors = slices.DeleteFunc(s.mirrors, func(m mirrored) bool { return m.stream == stream })
 	for k, h := range t.ports {
 		if h.owner == s && h.generation == generation && h.stream == stream {
 			detach = append(detach, h.port)
@@ -203,7 +238,7 @@ func (t *Table) Gone(id string, generation uint64, now time.Time) (detach []wire
 	if s == nil {
 		return nil
 	}
-	s.until = now.Add(Grace)
+	s.until, s.mirrors = now.Add(Grace), nil
 	return t.unplug(s)
 }
 
@@ -223,7 +258,7 @@ func (t *Table) Bye(id string, generation uint64) (detach []wire.Port) {
 func (t *Table) Pause(now time.Time) {
 	for _, s := range t.sessions {
 		if s.until.IsZero() {
-			s.until = now.Add(Grace)
+			s.until, s.mirrors = now.Add(Grace), nil
 		}
 	}
 }

@@ -31,6 +31,9 @@ func (t *Table) Sessions(id string, generation uint64) []wire.SessionInfo {
 				info.Ports, info.Mode = append(info.Ports, h.port), "steal"
 			}
 		}
+		for _, m := range s.mirrors {
+			info.Ports, info.Mode = append(info.Ports, m.ports...), "mirror"
+		}
 		slices.SortFunc(info.Ports, func(a, b wire.Port) int {
 			return (int(a.Port)-int(b.Port))*2 + strings.Compare(a.Network, b.Network)
 		})

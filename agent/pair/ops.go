@@ -11,7 +11,8 @@ import (
 const (
 	OpHello    = "hello"    // Hello, answered by Lease
 	OpSteal    = "steal"    // Steal; the answer's files are a UDP port's sockets, IPv4 then IPv6, as Stolen says
-	OpUnsteal  = "unsteal"  // Unsteal: detached when answered
+	OpMirror   = "mirror"   // Steal, answered by Mirror and one packet socket
+	OpUnsteal  = "unsteal"  // Unsteal, of a mirror, too: detached when answered
 	OpGone     = "gone"     // Channel: lost; detached when answered, the reservation stays for the grace time
 	OpBye      = "bye"      // Channel: ended on purpose; reservations go, too
 	OpOriginal = "original" // Original, answered by Dialable and one socket, bound, not connected
@@ -50,6 +51,7 @@ const (
 	RightNames    = "names"
 	RightOutgoing = "outgoing"
 	RightHostname = "hostname"
+	RightMirror   = "mirror"
 )
 
 // View says what the files of a target are.
@@ -110,6 +112,9 @@ type Stolen struct {
 	UDP    [][2]bool
 	Closed int // connections already open that were ended
 }
+
+// Mirror answers OpMirror: Mark is what the agent's own packets bear, 0 for none.
+type Mirror struct{ Mark uint32 }
 
 // Stop ends the session Other.
 type Stop struct {

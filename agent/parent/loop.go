@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/stepin-dev/stepin/agent/mirror"
 	"github.com/stepin-dev/stepin/agent/pair"
 	"github.com/stepin-dev/stepin/agent/steal"
 	"github.com/stepin-dev/stepin/pkg/wire"
@@ -272,6 +273,12 @@ func (p *Parent) answer(m message) {
 		if err = json.Unmarshal(m.Body, &q); err == nil {
 			body, files, err = p.steal(q)
 		}
+	case pair.OpMirror:
+		var q pair.Steal
+		if err = json.Unmarshal(m.Body, &q); err == nil {
+			body, files, err = p.mirror(q)
+			owned = true
+		}
 	case pair.OpUnsteal:
 		var q pair.Unsteal
 		if err = json.Unmarshal(m.Body, &q); err == nil {
@@ -394,6 +401,29 @@ func (p *Parent) steal(q pair.Steal) (stolen pair.Stolen, files []*os.File, err 
 		stolen.Closed += n
 	}
 	return stolen, files, nil
+}
+
+// mirror opens a socket that sees the pod's frames. Which of them and what is in them is the child's business.
+func (p *Parent) mirror(q pair.Steal) (pair.Mirror, []*os.File, error) {
+	if p.noMirror != nil {
+		return pair.Mirror{}, nil, &wire.Refusal{Errno: syscall.EPERM, Message: fmt.Sprintf(
+			"incoming traffic cannot be mirrored: the agent lacks NET_RAW: %v", p.noMirror)}
+	}
+	if err := p.table.Mirror(q.Session, q.Generation, q.Stream, q.Ports); err != nil {
+		return pair.Mirror{}, nil, err
+	}
+	f, err := p.packets()
+	if err != nil {
+		p.table.Unsteal(q.Session, q.Generation, q.Stream)
+		return pair.Mirror{}, nil, err
+	}
+	return pair.Mirror{Mark: p.engine.Mark()}, []*os.File{f}, nil
+}
+
+// packets opens a packet socket in the pod's network.
+func (p *Parent) packets() (f *os.File, err error) {
+	err = p.in.do(func() (err error) { f, err = mirror.Open(); return err })
+	return f, err
 }
 
 func (p *Parent) original(q pair.Original) (pair.Dialable, []*os.File, error) {

@@ -82,6 +82,7 @@ type Parent struct {
 	guessed   bool      // the target was found without such a word
 	ending    bool      // a session said that the pod is being deleted
 	noUDP     string    // why UDP ports cannot be stolen; "" if they can
+	noMirror  error     // why nothing can be mirrored; nil if it can
 	joined    bool      // there was a session
 	leaving   bool      // no session may join any more
 	began     time.Time
@@ -130,6 +131,10 @@ func (p *Parent) open() (err error) {
 	}
 	if p.engine, err = steal.New(p.in.do, p.target.net, p.Log); err != nil {
 		return err
+	}
+	probe, err := p.packets()
+	if p.noMirror = err; err == nil {
+		probe.Close()
 	}
 	if p.Trace != "" {
 		if p.trace, err = os.OpenFile(p.Trace, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600); err != nil {
@@ -334,7 +339,7 @@ func (p *Parent) rights() []string {
 		ok   bool
 	}{
 		{pair.RightHostname, p.in.uts == nil}, {pair.RightFiles, p.target.root != nil}, {pair.RightEnv, p.target.environ != nil},
-		{steal.Lookup, p.engine.Mode != steal.None}, {steal.Redirect, p.engine.Mode == steal.Redirect},
+		{steal.Lookup, p.engine.Mode != steal.None}, {steal.Redirect, p.engine.Mode == steal.Redirect}, {pair.RightMirror, p.noMirror == nil},
 	} {
 		if r.ok {
 			have = append(have, r.name)

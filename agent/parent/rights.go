@@ -14,10 +14,10 @@ package parent
 //	SETGID        the child takes the target's group and supplementary groups (a Secret's fsGroup)
 //	KILL          ending a child, which is of another user, that hangs
 //	NET_ADMIN     ending connections already open (SOCK_DESTROY); nftables, where the kernel has no sk_lookup
-//	NET_RAW       answering stolen datagrams from the address that they were sent to
+//	NET_RAW       mirroring; answering stolen datagrams from the address that they were sent to
 //
 // BPF is not among them: SYS_ADMIN includes what maps, program and link of sk_lookup need.
 //
 // An ephemeral container shares network, UTS and process namespace with the target. Without any capability it gets
 // variables and files of a target of its own user, names and outgoing connections; of a target of another user with
-// SETUID and SETGID; it steals with NET_ADMIN and BPF, UDP with NET_RAW as well.
+// SETUID and SETGID; it mirrors with NET_RAW, and steals with NET_ADMIN and BPF, UDP with NET_RAW as well.

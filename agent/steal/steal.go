@@ -98,6 +98,14 @@ func New(do func(func() error) error, netns *os.File, log *slog.Logger) (*Engine
 	return e, nil
 }
 
+// Mark is what the agent's own sockets bear (SO_MARK, socket(7)), and their packets; 0 where nothing can be stolen.
+func (e *Engine) Mark() uint32 {
+	if e.Mode == None {
+		return 0
+	}
+	return e.mark
+}
+
 // tryMark probes SO_MARK, by which the agent's own sockets are told from the pod's.
 func tryMark(mark uint32) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)

@@ -244,7 +244,7 @@ func FuzzRead(f *testing.F) {
 		}
 		ParseCredit(body)
 		ParseReadRequest(body)
-		for _, v := range []any{new(Hello), new(Welcome), new(Dial), new(Lookup), new(Steal), new(Incoming), new(Reply), new(Reset), new(Stop), new(Target), new([]SessionInfo), new(Pod), new(Opened)} {
+		for _, v := range []any{new(Hello), new(Welcome), new(Dial), new(Lookup), new(Steal), new(Incoming), new(Reply), new(Reset), new(Stop), new(Target), new([]SessionInfo), new(Pod), new(Opened), new(Mirrored)} {
 			_ = Decode(body, v)
 		}
 		if len(body) > MaxBody {

@@ -52,10 +52,10 @@ const (
 	KindAssociate  Kind = 4  // an outgoing UDP flow: Dial, answered by Dialed, then chunks
 	KindLookup     Kind = 5  // DNS questions: Lookup, then one chunk an answer
 	KindSteal      Kind = 6  // Steal; the stream's life is the steal's life
-	KindMirror     Kind = 7  // Steal's fields, for a copy
+	KindMirror     Kind = 7  // Steal's fields, for a copy; the stream's life is the mirror's life. The agent writes Mirrored values to it
 	KindIncoming   Kind = 8  // by the agent: a stolen TCP flow: Incoming, then bytes
 	KindIncomingDG Kind = 9  // by the agent: a stolen UDP flow: Incoming, then chunks
-	KindCopy       Kind = 10 // by the agent: a mirrored flow: Incoming, then chunks, with gaps
+	KindCopy       Kind = 10 // by the agent: a mirrored flow: Incoming, then chunks until the client's end or a gap; nothing comes back
 	KindWatch      Kind = 11 // small volumes: Watch, then Snapshots for as long as the stream lives
 	KindLstat      Kind = 12 // Path, answered by Attr
 	KindReadlink   Kind = 13 // Path, answered by Link

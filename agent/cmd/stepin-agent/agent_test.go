@@ -230,14 +230,19 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("a wrong token: %v", err)
 	}
 	s := own.join("one", "")
-	for kind, want := range map[wire.Kind]syscall.Errno{wire.KindMirror: syscall.EOPNOTSUPP, wire.KindAttach: syscall.EOPNOTSUPP, 200: syscall.EOPNOTSUPP,
+	for kind, want := range map[wire.Kind]syscall.Errno{wire.KindMirror: syscall.EINVAL, wire.KindAttach: syscall.EOPNOTSUPP, 200: syscall.EOPNOTSUPP,
 		wire.KindIncoming: syscall.EPROTO, wire.KindDial: syscall.EINVAL, wire.KindSteal: syscall.EINVAL} {
 		if _, err := s.open(kind, nil, nil); !errors.Is(err, want) {
 			t.Errorf("kind %d: %v, want %v", kind, err, want)
 		}
 	}
-	if _, err := s.open(wire.KindSteal, wire.Steal{Ports: []wire.Port{tcp(1)}, Filter: &wire.Filter{Path: []string{"/"}}}, nil); !errors.Is(err, syscall.EOPNOTSUPP) {
-		t.Errorf("a filter: %v", err)
+	for _, kind := range []wire.Kind{wire.KindSteal, wire.KindMirror} {
+		if _, err := s.open(kind, wire.Steal{Ports: []wire.Port{tcp(1)}, Filter: &wire.Filter{Path: []string{"/"}}}, nil); !errors.Is(err, syscall.EOPNOTSUPP) {
+			t.Errorf("a filter: %v", err)
+		}
+	}
+	if _, err := s.open(wire.KindMirror, wire.Steal{Ports: []wire.Port{udp(1)}}, nil); !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("a mirror of UDP: %v", err)
 	}
 	self, err := exec.LookPath("sleep")
 	if err != nil {

@@ -35,7 +35,7 @@ func symptoms(t *testing.T, p *testPod, a *testAgent, hang bool) (all []string) 
 	t.Helper()
 	s := a.join("one", "")
 	d := s.describe()
-	for _, r := range []string{"steal", "files", "env", "names", "outgoing", "hostname"} {
+	for _, r := range []string{"steal", "files", "env", "names", "outgoing", "hostname", "mirror"} {
 		if !slices.Contains(d.Rights, r) {
 			all = append(all, "no "+r)
 		}
@@ -98,7 +98,7 @@ func TestCapabilities(t *testing.T) {
 		"setgid":       "the group's Secret",
 		"kill":         "a child that hangs",
 		"net_admin":    "open connections",
-		"net_raw":      "no UDP",
+		"net_raw":      "no mirror, no UDP",
 	}
 	if ownRoot() { // the agent is the pod's user, and steals by nftables
 		missing = map[string]string{
