@@ -27,7 +27,7 @@ func examineTarget(cmd *cobra.Command, f clusterFlags, version, written string) 
 	}
 	ctx, cancel := untilSignal(cmd.Context())
 	defer cancel()
-	return c.Examine(ctx, target, config.Default().Agent, false)
+	return c.Examine(ctx, target, config.Default().Agent, "")
 }
 
 // printReport prints what works with the target, what does not, and what to ask the cluster's owner for.

@@ -19,9 +19,6 @@ var laterValues = map[string]map[string]string{
 		"lldb": `only "go" and "python" exist yet`,
 		"none": `use stepin exec to run a program without a debugger`,
 	},
-	"incoming.mode": {
-		"mirror": `write "steal": the program answers in the pod's place; or "off"`,
-	},
 	"incoming.whilePaused": {
 		"pod": `write "hold": requests wait until the program runs again`,
 	},

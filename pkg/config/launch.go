@@ -55,7 +55,7 @@ type Port uint16
 
 // Incoming says what happens to requests to the pod.
 type Incoming struct {
-	Mode        string        `json:"mode,omitempty" jsonschema:"enum=steal,enum=off,default=steal" jsonschema_description:"steal: the program answers in the pod's place. off: the pod answers, the program gets nothing."`
+	Mode        string        `json:"mode,omitempty" jsonschema:"enum=mirror,enum=steal,enum=off,default=mirror" jsonschema_description:"mirror: the pod answers as always, and the program gets a copy of what its clients send; what it answers is dropped, but its own calls happen. TCP only. steal: the program answers in the pod's place. off: the pod answers, the program gets nothing."`
 	Ports       []Port        `json:"ports,omitempty" jsonschema_description:"The ports of the program that take part. Empty: every port it listens on."`
 	Map         map[Port]Port `json:"map,omitempty" jsonschema_description:"From a port the program listens on to the port of the pod, where they differ."`
 	Existing    string        `json:"existing,omitempty" jsonschema:"enum=close,enum=keep,default=close" jsonschema_description:"Connections that are open already when the program starts to listen. close: they are ended, so that clients connect anew and reach the program. keep: they stay with the pod."`
@@ -123,7 +123,7 @@ type Resources struct {
 func Default() *Launch {
 	return &Launch{
 		DNS: true, Hostname: true, FrontEnd: "auto", OnLost: "fail",
-		Incoming: Incoming{Mode: "steal", Existing: "close", Probes: "pod", WhilePaused: "hold"},
+		Incoming: Incoming{Mode: "mirror", Existing: "close", Probes: "pod", WhilePaused: "hold"},
 		Outgoing: Outgoing{TCP: true, UDP: true, Loopback: "auto"},
 		Files:    Files{Mode: "volumes"},
 		Agent:    Agent{Mode: "auto"},

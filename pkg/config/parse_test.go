@@ -101,7 +101,6 @@ func TestRefused(t *testing.T) {
 		{`"agent":{"tolerations":[{"effect":"NoExec"}]}`, fail.ConfigValue, `agent.tolerations[0].effect: "NoExec" is not known; did you mean "NoExecute"?`},
 		{`"agent":{"resources":{"limits":{"cpu":1}}}`, fail.ConfigValue, `agent.resources.limits.cpu: must be a string, not a number`},
 		{`"incoming":{"filter":{}}`, fail.ConfigLater, `incoming.filter: the key does not exist in this version`},
-		{`"incoming":{"mode":"mirror"}`, fail.ConfigLater, `incoming.mode: "mirror" does not exist in this version`},
 		{`"incoming":{"whilePaused":"pod"}`, fail.ConfigLater, `incoming.whilePaused: "pod" does not exist in this version`},
 		{`"request":"attach"`, fail.ConfigLater, `request: "attach" does not exist in this version`},
 		{`"request":"lunch"`, fail.ConfigValue, `request: "lunch" is not known; did you mean "launch"?`},

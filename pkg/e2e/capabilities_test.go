@@ -96,7 +96,7 @@ func (m *market) lacking(t *testing.T, l lack, jobs chan<- []corev1.Capability) 
 	})
 	open := m.connection(t, pod)
 	begun := time.Now()
-	v, serving := m.visit(t, kubeconfig, "pod/"+pod, map[string]any{"mode": "pod"}, nil)
+	v, serving := m.visit(t, kubeconfig, "pod/"+pod, map[string]any{"mode": "pod"}, map[string]any{"mode": "steal"})
 	if l.refused != "" {
 		if serving || v.status() != 125 || !strings.Contains(v.Stderr.String(), l.refused) {
 			t.Errorf("status %d, want the refusal %q", v.status(), l.refused)

@@ -15,9 +15,10 @@ import (
 const (
 	asPod     = "the agent is a pod on the node: requests, variables, files, names, outgoing connections and the host name are the pod's"
 	asNet     = "the agent is an ephemeral container with NET_ADMIN and BPF: requests, variables, files, names, outgoing connections and the host name are the pod's"
-	asPlain   = "the agent is an ephemeral container with the default capabilities: variables, files, names, outgoing connections and the host name are the pod's"
+	asPlain   = "the agent is an ephemeral container with the default capabilities: copies of requests, variables, files, names, outgoing connections and the host name are the pod's"
 	asBare    = "the agent is an ephemeral container without capabilities: variables, files, names, outgoing connections and the host name are the pod's"
 	noSteal   = "requests stay with the pod: to take them the agent needs NET_ADMIN and BPF, which this namespace does not admit"
+	noMirror  = "nor can requests be mirrored: for that the agent needs NET_RAW, which this namespace does not admit"
 	staysThen = "the agent's entry stays in the pod's list of ephemeral containers after its end"
 )
 
@@ -29,7 +30,7 @@ type rungCase struct {
 	mode               string
 	says               []string
 	refused            string // no session, with these words
-	steals             bool
+	steals, mirrors    bool
 }
 
 var rungCases = []rungCase{
@@ -39,14 +40,14 @@ var rungCases = []rungCase{
 		says: []string{"the right to create jobs.batch in namespace", asNet, staysThen}, steals: true},
 	{name: "net-shell", level: "privileged", image: shell, roles: []string{"stepin-ephemeral", "stepin-ephemeral-without-image"}, mode: "ephemeral",
 		says: []string{asNet, staysThen}, steals: true},
-	{name: "plain-image", level: "baseline", image: scratch, roles: []string{"stepin-ephemeral"}, own: true, says: []string{asPlain, noSteal, staysThen}},
+	{name: "plain-image", level: "baseline", image: scratch, roles: []string{"stepin-ephemeral"}, own: true, says: []string{asPlain, noSteal, staysThen}, mirrors: true},
 	{name: "plain-shell", level: "baseline", image: shell, roles: []string{"stepin-ephemeral", "stepin-ephemeral-without-image"},
-		says: []string{asPlain, noSteal, staysThen}},
+		says: []string{asPlain, noSteal, staysThen}, mirrors: true},
 	{name: "plain-scratch", level: "baseline", image: scratch, roles: []string{"stepin-ephemeral", "stepin-ephemeral-without-image"},
 		refused: "the agent cannot be brought into the image of container shop: it lacks sh, cat or chmod, or a directory that may be written to and executed from"},
-	{name: "bare-image", level: "restricted", image: scratch, roles: []string{"stepin-ephemeral"}, own: true, says: []string{asBare, noSteal, staysThen}},
+	{name: "bare-image", level: "restricted", image: scratch, roles: []string{"stepin-ephemeral"}, own: true, says: []string{asBare, noSteal, noMirror, staysThen}},
 	{name: "bare-shell", level: "restricted", image: shell, roles: []string{"stepin-ephemeral", "stepin-ephemeral-without-image"},
-		says: []string{asBare, noSteal, staysThen}},
+		says: []string{asBare, noSteal, noMirror, staysThen}},
 	{name: "bare-scratch", level: "restricted", image: scratch, roles: []string{"stepin-ephemeral", "stepin-ephemeral-without-image"},
 		refused: "the agent cannot be brought into the image of container shop: it lacks sh, cat or chmod, or a directory that may be written to and executed from"},
 }
@@ -94,7 +95,11 @@ func (m *market) rung(t *testing.T, r rungCase, roles map[string][]rbacv1.Policy
 		agent["mode"] = r.mode
 	}
 	begun := time.Now()
-	v, serving := m.visit(t, user, "pod/"+r.name, agent, nil)
+	var incoming map[string]any // mirror is the default, and left out where it cannot be
+	if r.steals {
+		incoming = map[string]any{"mode": "steal"}
+	}
+	v, serving := m.visit(t, user, "pod/"+r.name, agent, incoming)
 	said := v.Stderr.String()
 	if r.refused != "" {
 		if lines := strings.Split(strings.TrimSpace(said), "\n"); serving || v.status() != 125 || !strings.Contains(said, r.refused) ||
@@ -113,7 +118,7 @@ func (m *market) rung(t *testing.T, r rungCase, roles map[string][]rbacv1.Policy
 			t.Errorf("stepin does not say %q", line)
 		}
 	}
-	for _, line := range []string{asPod, asNet, asPlain, asBare, noSteal, staysThen, "out of reach"} {
+	for _, line := range []string{asPod, asNet, asPlain, asBare, noSteal, noMirror, staysThen, "out of reach"} {
 		if strings.Contains(said, line) && !slices.Contains(r.says, line) {
 			t.Errorf("stepin says %q", line)
 		}
@@ -124,10 +129,13 @@ func (m *market) rung(t *testing.T, r rungCase, roles map[string][]rbacv1.Policy
 		want = "debuggee"
 		v.said(t, "tcp port 8080 of pod "+r.name+" now sends")
 	}
+	if r.mirrors {
+		v.said(t, "tcp port 8080 of pod "+r.name+" now sends copies")
+	}
 	if a := m.asks(t, r.name); a.Who != want || !strings.HasPrefix(a.Caller, m.client+":") {
 		t.Errorf("answered by %s to %s", a.Who, a.Caller)
 	}
-	if !r.steals && strings.Contains(v.Stderr.String(), "now send") {
+	if !r.steals && !r.mirrors && strings.Contains(v.Stderr.String(), "now send") {
 		t.Error("stepin says that it has taken a port")
 	}
 	m.joined(t, r, slices.Concat(rules, roles["stepin-join"]), agent)

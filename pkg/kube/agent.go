@@ -39,7 +39,7 @@ type AgentOptions struct {
 	Config   config.Agent
 	Pod      Pod
 	Who      string                                                // user@host
-	Steal    bool                                                  // the user wrote that he wants the requests; without it a rung that cannot take them will do
+	Incoming string                                                // steal or mirror, where the user wrote that he wants that; without it a rung that cannot will do
 	Binary   func(arch string) (frame []byte, size int, err error) // the agent as an LZ4 frame, for a GOARCH
 	Boot     func(arch string) ([]byte, error)                     // what makes a program of it
 	Tokens   string                                                // directory for tickets; "" = XDG_RUNTIME_DIR, XDG_STATE_HOME or ~/.local/state
@@ -142,9 +142,9 @@ func (a *Agent) warm(ctx context.Context) (bool, error) {
 		conn, err := a.c.patient(ctx, t)
 		switch {
 		case err == nil && a.alive(r, t):
-			if a.o.Steal && !rungTable[r].steals {
+			if !r.serves(a.o.Incoming) {
 				_ = conn.Close()
-				_, _, err := decide(wish{mode: "ephemeral", steal: true}, only(r))
+				_, _, err := decide(wish{mode: "ephemeral", incoming: a.o.Incoming}, only(r))
 				return false, err
 			}
 			a.t, a.ready, a.rung, a.says = t, conn, r, r.says()
@@ -198,7 +198,7 @@ func (a *Agent) cold(ctx context.Context) error {
 			return err
 		}
 	}
-	chosen, notices, err := decide(wish{mode: a.o.Config.Mode, steal: a.o.Steal}, p.answers)
+	chosen, notices, err := decide(wish{mode: a.o.Config.Mode, incoming: a.o.Incoming}, p.answers)
 	if err != nil {
 		return err
 	}
@@ -470,8 +470,8 @@ func (a *Agent) joinEphemeral(ctx context.Context, e *corev1.EphemeralContainer)
 	if e.TargetContainerName != a.o.Pod.Container {
 		return otherContainer(e.TargetContainerName, a.o.Pod.Container)
 	}
-	if a.o.Steal && !rungTable[a.rung].steals {
-		_, _, err := decide(wish{mode: "ephemeral", steal: true}, only(a.rung))
+	if !a.rung.serves(a.o.Incoming) {
+		_, _, err := decide(wish{mode: "ephemeral", incoming: a.o.Incoming}, only(a.rung))
 		return err
 	}
 	a.says = a.rung.says()

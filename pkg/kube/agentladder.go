@@ -39,12 +39,13 @@ var rungTable = [rungsCount]struct {
 		lacks: []string{noSteal, staysListed}},
 	rungBare: {name: "ephemeral without capabilities", title: "an ephemeral container without capabilities",
 		level: "restricted",
-		lacks: []string{noSteal, staysListed}},
+		lacks: []string{noSteal, noMirror, staysListed}},
 }
 
 const (
 	worksAlways = "variables, files, names, outgoing connections and the host name are the pod's"
 	noSteal     = "requests stay with the pod: to take them the agent needs NET_ADMIN and BPF, which this namespace does not admit"
+	noMirror    = "nor can requests be mirrored: for that the agent needs NET_RAW, which this namespace does not admit"
 	staysListed = "the agent's entry stays in the pod's list of ephemeral containers after its end; Kubernetes cannot remove it"
 )
 
@@ -53,10 +54,24 @@ func (r rung) String() string { return rungTable[r].name }
 // says is the start message: what works on this rung, and what does not.
 func (r rung) says() []string {
 	works := worksAlways
-	if rungTable[r].steals {
+	switch {
+	case rungTable[r].steals:
 		works = "requests, " + works
+	case rungTable[r].mirrors:
+		works = "copies of requests, " + works
 	}
 	return append([]string{fmt.Sprintf("the agent is %s: %s", rungTable[r].title, works)}, rungTable[r].lacks...)
+}
+
+// serves says whether it can do what the user wrote.
+func (r rung) serves(incoming string) bool {
+	switch incoming {
+	case "steal":
+		return rungTable[r].steals
+	case "mirror":
+		return rungTable[r].mirrors
+	}
+	return true
 }
 
 // rungByName finds a rung that a ticket names.
@@ -68,6 +83,9 @@ func rungByName(name string) (rung, bool) {
 	}
 	return 0, false
 }
+
+// done is what cannot be done to requests.
+var done = map[string]string{"steal": "taken", "mirror": "mirrored"}
 
 // detail is what PodSecurity adds in parentheses, about each container and field. A start that goes on by another way
 // names the kinds of violations only; one that fails quotes everything.
@@ -92,8 +110,9 @@ func (a ruling) why() string {
 
 // wish is what the configuration says about the ladder.
 type wish struct {
-	mode  string // auto, pod, ephemeral
-	steal bool   // the user wrote that he wants the requests
+	mode string // auto, pod, ephemeral
+	// incoming is what the user wrote that he wants done to requests: steal or mirror; else "".
+	incoming string
 }
 
 // decide takes the first rung that is admitted and that mode allows. notices name each that was refused before it. An
@@ -112,16 +131,16 @@ func decide(w wish, answers [rungsCount]ruling) (chosen rung, notices []string, 
 			refused = append(refused, fmt.Sprintf("the agent as %s is refused: %s", rungTable[r].title, answers[r].why()))
 			continue
 		}
-		if w.steal && !rungTable[r].steals {
+		if !r.serves(w.incoming) {
 			var wanted []string // the ways that would have done; doctor quotes the policies in full
 			for i, why := range refused {
-				if rungTable[first+rung(i)].steals {
+				if (first + rung(i)).serves(w.incoming) {
 					wanted = append(wanted, detail.ReplaceAllString(why, ""))
 				}
 			}
 			return 0, nil, fail.New(fail.ClusterForbidden,
 				`ask the cluster's owner for one of these, or write "incoming": {"mode": "off"}: stepin doctor -t TARGET lists what is missing`,
-				"requests cannot be taken here: the cluster admits no more than %s; %s", rungTable[r].title, strings.Join(wanted, "; "))
+				"requests cannot be %s here: the cluster admits no more than %s; %s", done[w.incoming], rungTable[r].title, strings.Join(wanted, "; "))
 		}
 		for i := range refused {
 			refused[i] = detail.ReplaceAllString(refused[i], "")

@@ -44,13 +44,13 @@ func TestClusterPage(t *testing.T) {
 func rungsText() string {
 	yes := map[bool]string{true: "yes", false: "no"}
 	var b strings.Builder
-	b.WriteString("| the agent is | PodSecurity | takes requests | what it lacks |\n|---|---|---|---|\n")
+	b.WriteString("| the agent is | PodSecurity | takes requests | copies them | what it lacks |\n|---|---|---|---|---|\n")
 	for _, r := range rungTable {
 		lacks := strings.Join(r.lacks, "; ")
 		if lacks == "" {
 			lacks = "nothing"
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", r.title, r.level, yes[r.steals], lacks)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", r.title, r.level, yes[r.steals], yes[r.mirrors], lacks)
 	}
 	fmt.Fprintf(&b, "\nOn every rung %s.\n", worksAlways)
 	return b.String()

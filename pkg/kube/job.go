@@ -62,7 +62,7 @@ var jobCapabilities = []struct {
 	{"DAC_OVERRIDE", "the environment of a process of another user cannot be read, nor what the target reads by this capability itself"},
 	{"KILL", "the agent's unprivileged half, which has the target's user, cannot be ended when it hangs: it would keep the pod's ports"},
 	{"NET_ADMIN", "connections that were open before cannot be ended, so their requests stay with the pod; no nftables where the kernel has no sk_lookup"},
-	{"NET_RAW", "UDP ports cannot be taken: answers have to come from the pod's own address"},
+	{"NET_RAW", "requests cannot be mirrored; UDP ports cannot be taken: answers have to come from the pod's own address"},
 	{"SETGID", "the agent's unprivileged half has not the target's groups, so Secrets of its fsGroup cannot be read"},
 	{"SETUID", "the agent's unprivileged half cannot become the target's user, and does not start"},
 	{"SYS_ADMIN", "the pod's network and host name cannot be entered (setns), nor sk_lookup attached there"},

@@ -166,30 +166,32 @@ func TestDecide(t *testing.T) {
 	const psa = `violates PodSecurity "baseline:latest": host namespaces (hostPID=true)`
 	yes, policy, right := ruling{admitted: true}, ruling{policy: psa}, ruling{right: "create jobs.batch in namespace shop"}
 	for _, test := range []struct {
-		name    string
-		mode    string
-		steal   bool
-		answers [rungsCount]ruling
-		want    rung
-		notices []string
-		err     string
-		code    fail.Code
+		name     string
+		mode     string
+		incoming string
+		answers  [rungsCount]ruling
+		want     rung
+		notices  []string
+		err      string
+		code     fail.Code
 	}{
-		{"all", "auto", false, [...]ruling{yes, yes, yes, yes}, rungJob, nil, "", 0},
-		{"all, asked for", "auto", true, [...]ruling{yes, yes, yes, yes}, rungJob, nil, "", 0},
-		{"no Job", "auto", true, [...]ruling{right, yes, yes, yes}, rungNet,
+		{"all", "auto", "", [...]ruling{yes, yes, yes, yes}, rungJob, nil, "", 0},
+		{"all, asked for", "auto", "steal", [...]ruling{yes, yes, yes, yes}, rungJob, nil, "", 0},
+		{"no Job", "auto", "steal", [...]ruling{right, yes, yes, yes}, rungNet,
 			[]string{"the agent as a pod on the node is refused: the right to create jobs.batch in namespace shop is missing; next: an ephemeral container with NET_ADMIN and BPF"}, "", 0},
-		{"baseline", "auto", false, [...]ruling{policy, {policy: "non-default capabilities"}, yes, yes}, rungPlain,
+		{"baseline", "auto", "", [...]ruling{policy, {policy: "non-default capabilities"}, yes, yes}, rungPlain,
 			[]string{"the agent as a pod on the node is refused: violates PodSecurity \"baseline:latest\": host namespaces; next: an ephemeral container with NET_ADMIN and BPF",
 				"the agent as an ephemeral container with NET_ADMIN and BPF is refused: non-default capabilities; next: an ephemeral container with the default capabilities"}, "", 0},
-		{"baseline, asked for", "auto", true, [...]ruling{policy, policy, yes, yes}, 0, nil, "requests cannot be taken here: the cluster admits no more than an ephemeral container with the default capabilities; ", fail.ClusterForbidden},
-		{"restricted", "ephemeral", false, [...]ruling{{}, policy, policy, yes}, rungBare, []string{"", ""}, "", 0},
-		{"pod only", "pod", false, [...]ruling{policy, yes, yes, yes}, 0, nil, "the agent cannot be brought to the pod: the agent as a pod on the node is refused: " + psa, fail.AgentStart},
-		{"ephemeral only", "ephemeral", true, [...]ruling{yes, yes, yes, yes}, rungNet, nil, "", 0},
-		{"nothing", "auto", false, [...]ruling{right, right, right, right}, 0, nil, "the agent cannot be brought to the pod: ", fail.ClusterForbidden},
-		{"a refusal without words", "pod", false, [rungsCount]ruling{}, 0, nil, "the agent cannot be brought to the pod: the agent as a pod on the node is refused: it was refused without a word", fail.AgentStart},
+		{"baseline, asked for", "auto", "steal", [...]ruling{policy, policy, yes, yes}, 0, nil, "requests cannot be taken here: the cluster admits no more than an ephemeral container with the default capabilities; ", fail.ClusterForbidden},
+		{"baseline, a copy asked for", "auto", "mirror", [...]ruling{policy, policy, yes, yes}, rungPlain, []string{"", ""}, "", 0},
+		{"restricted, a copy asked for", "auto", "mirror", [...]ruling{policy, policy, policy, yes}, 0, nil, "requests cannot be mirrored here: the cluster admits no more than an ephemeral container without capabilities; ", fail.ClusterForbidden},
+		{"restricted", "ephemeral", "", [...]ruling{{}, policy, policy, yes}, rungBare, []string{"", ""}, "", 0},
+		{"pod only", "pod", "", [...]ruling{policy, yes, yes, yes}, 0, nil, "the agent cannot be brought to the pod: the agent as a pod on the node is refused: " + psa, fail.AgentStart},
+		{"ephemeral only", "ephemeral", "steal", [...]ruling{yes, yes, yes, yes}, rungNet, nil, "", 0},
+		{"nothing", "auto", "", [...]ruling{right, right, right, right}, 0, nil, "the agent cannot be brought to the pod: ", fail.ClusterForbidden},
+		{"a refusal without words", "pod", "", [rungsCount]ruling{}, 0, nil, "the agent cannot be brought to the pod: the agent as a pod on the node is refused: it was refused without a word", fail.AgentStart},
 	} {
-		got, notices, err := decide(wish{mode: test.mode, steal: test.steal}, test.answers)
+		got, notices, err := decide(wish{mode: test.mode, incoming: test.incoming}, test.answers)
 		if test.err != "" {
 			if err == nil || !strings.HasPrefix(err.Error(), test.err) || fail.CodeOf(err) != test.code || fail.Hint(err) == "" {
 				t.Errorf("%s: %v (%d), want %s (%d)", test.name, err, fail.CodeOf(err), test.err, test.code)

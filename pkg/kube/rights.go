@@ -74,6 +74,7 @@ type Step struct {
 	Why      string   `json:"why,omitempty"`   // it is not: the kinds of what a policy has against it, or the missing right
 	Words    string   `json:"words,omitempty"` // the same as the cluster said it, with every detail
 	Steals   bool     `json:"steals"`          // it could take requests
+	Mirrors  bool     `json:"mirrors"`         // it could copy them
 	Lacks    []string `json:"lacks,omitempty"` // what does not work there
 	Taken    bool     `json:"taken,omitempty"` // the one that a session would take
 }
@@ -93,9 +94,9 @@ type Report struct {
 	Role      string  `json:"role,omitempty"` // what to ask the cluster's owner for; "" where nothing is missing
 }
 
-// Examine asks what a session on the target would find, and changes nothing. steal says that it must be able to take
-// requests. The error is one of finding the target.
-func (c *Cluster) Examine(ctx context.Context, target config.Target, agent config.Agent, steal bool) (*Report, error) {
+// Examine asks what a session on the target would find, and changes nothing. incoming is steal
+// or mirror where it must be able to do that to requests. The error is one of finding the target.
+func (c *Cluster) Examine(ctx context.Context, target config.Target, agent config.Agent, incoming string) (*Report, error) {
 	w, err := c.Resolve(ctx, target)
 	if err != nil {
 		return nil, err
@@ -119,13 +120,13 @@ func (c *Cluster) Examine(ctx context.Context, target config.Target, agent confi
 	if answers.exists { // whoever made it, it was admitted
 		answers.answers[rungJob].admitted = true
 	}
-	chosen, _, err := decide(wish{mode: agent.Mode, steal: steal}, answers.answers)
+	chosen, _, err := decide(wish{mode: agent.Mode, incoming: incoming}, answers.answers)
 	if err != nil {
 		r.Problem, r.Hint = err.Error(), fail.Hint(err)
 	}
 	for n := range rungsCount {
 		a := answers.answers[n]
-		s := Step{Name: rungTable[n].title, Admitted: a.admitted, Steals: rungTable[n].steals, Lacks: rungTable[n].lacks, Taken: err == nil && n == chosen}
+		s := Step{Name: rungTable[n].title, Admitted: a.admitted, Steals: rungTable[n].steals, Mirrors: rungTable[n].mirrors, Lacks: rungTable[n].lacks, Taken: err == nil && n == chosen}
 		if !a.admitted {
 			s.Words = a.why()
 			s.Why = detail.ReplaceAllString(s.Words, "")

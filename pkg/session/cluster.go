@@ -106,8 +106,8 @@ func (s *Session) agentOptions(pod kube.Pod, who string) kube.AgentOptions {
 		o.TTL = agentTTL
 	}
 	return kube.AgentOptions{Config: o, Pod: pod, Who: who,
-		Steal:  s.config.Wrote("incoming", "mode") && s.config.Incoming.Mode == "steal",
-		Binary: s.options.Parts.Packed, Boot: s.options.Parts.Boot,
+		Incoming: s.wished(),
+		Binary:   s.options.Parts.Packed, Boot: s.options.Parts.Boot,
 		Progress: func(what string) { s.options.Progress(what, 0, startSteps) }}
 }
 

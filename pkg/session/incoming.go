@@ -23,6 +23,8 @@ func (s *Session) serve(r *mux.Request) {
 		s.serveIncoming(r)
 	case wire.KindIncomingDG:
 		s.serveDatagrams(r)
+	case wire.KindCopy:
+		s.serveCopy(r)
 	default:
 		r.Refuse(&wire.Refusal{Errno: syscall.EOPNOTSUPP, Message: fmt.Sprintf("session: streams of kind %d are not known here", r.Kind)})
 	}

@@ -263,51 +263,69 @@ func (p *ports) settled(ctx context.Context, network string, dst netip.AddrPort)
 	}
 }
 
-// take holds the steal of one port, from each of the session's pods, for as long as the debuggee listens on it.
+// take has one port stolen or mirrored, from each of the session's pods, for as long as the debuggee listens on it.
 func (p *ports) take(ctx context.Context, k portKey, pod uint16, loopback bool) {
-	p.s.everywhere(ctx, func(l *link) { p.takeFrom(ctx, l, k, pod, loopback) })
+	p.s.everywhere(ctx, func(l *link) {
+		if p.s.config.Incoming.Mode == modeMirror {
+			p.mirrorFrom(ctx, l, k, pod, loopback)
+		} else {
+			p.stealFrom(ctx, l, k, pod, loopback)
+		}
+	})
 }
 
-func (p *ports) takeFrom(ctx context.Context, l *link, k portKey, pod uint16, loopback bool) {
+func (p *ports) stealFrom(ctx context.Context, l *link, k portKey, pod uint16, loopback bool) {
+	p.hold(ctx, l, wire.KindSteal, k, pod, loopback, "taken", func(name string, fresh bool, stream io.Reader) error {
+		if fresh {
+			p.s.notice(fmt.Sprintf("%s of %s now %s to this program", describe(k.network, pod, k.number), name, verb(k.network)))
+		}
+		_, err := io.Copy(io.Discard, stream)
+		return err
+	})
+}
+
+// hold keeps a stream of kind to one of a pod's ports for as long as ctx lasts. use has it while it lives; name is the
+// pod's, and fresh says that the developer has yet to hear of it (what comes back with the link, the link has said).
+func (p *ports) hold(ctx context.Context, l *link, kind wire.Kind, k portKey, pod uint16, loopback bool, what string,
+	use func(name string, fresh bool, stream io.Reader) error) {
 	said, told, name := "", "", ""
 	l.keep(ctx, stealRetry, func(conn *mux.Conn) error {
-		steal := wire.Steal{Existing: p.s.config.Incoming.Existing,
-			Ports: []wire.Port{{Network: k.network, Port: pod, Loopback: loopback}}}
+		ask := wire.Steal{Ports: []wire.Port{{Network: k.network, Port: pod, Loopback: loopback}}}
+		if kind == wire.KindSteal {
+			ask.Existing = p.s.config.Incoming.Existing
+		}
 		var ok bool
-		if name, ok = p.s.reach.steal(l, &steal); !ok {
+		if name, ok = p.s.reach.steal(l, &ask); !ok {
 			select {
 			case <-conn.Done():
 			case <-ctx.Done():
 			}
 			return mux.ErrLost
 		}
-		stream, err := conn.Open(ctx, wire.KindSteal, steal, nil)
+		stream, err := conn.Open(ctx, kind, ask, nil)
 		if err != nil {
 			return err
 		}
 		said = ""
-		if name != told { // else the link has said that it is back
-			told = name
-			p.s.notice(fmt.Sprintf("%s of %s now %s to this program", describe(k.network, pod, k.number), name, verb(k.network)))
-		}
 		stop := context.AfterFunc(ctx, func() {
 			_ = stream.CloseWrite() // the agent answers with its own end when the port is the pod's again
 			time.AfterFunc(giveBack, func() { stream.Close() })
 		})
 		defer stop()
 		defer stream.Close()
-		_, err = io.Copy(io.Discard, stream)
-		return err
+		fresh := name != told
+		told = name
+		return use(name, fresh, stream)
 	}, func(err error) {
 		if text := err.Error(); text != said && !errors.Is(err, syscall.ECANCELED) {
 			said, told = text, ""
-			p.refused(describe(k.network, pod, k.number), name, err)
+			p.refused(describe(k.network, pod, k.number), what, name, err)
 		}
 	})
 }
 
 // refused says why a port stays with its pod. A lack of rights is the agent's and not the port's: it is said once.
-func (p *ports) refused(port, pod string, err error) {
+func (p *ports) refused(port, what, pod string, err error) {
 	text, more := err.Error(), ""
 	if errors.Is(err, syscall.EPERM) {
 		p.mu.Lock()
@@ -319,7 +337,7 @@ func (p *ports) refused(port, pod string, err error) {
 		}
 		more = "; so it is with every port"
 	}
-	p.s.notice(fmt.Sprintf("%s is not taken from %s: %s%s", port, pod, text, more))
+	p.s.notice(fmt.Sprintf("%s is not %s from %s: %s%s", port, what, pod, text, more))
 }
 
 func describe(network string, pod, own uint16) string {
@@ -382,7 +400,7 @@ func (s *Session) private(k portKey) bool {
 
 // takes says whether the debuggee's port takes part, and which of the pod's ports it stands for.
 func (s *Session) takes(k portKey) (pod uint16, ok bool) {
-	if s.config.Incoming.Mode == "off" || s.private(k) {
+	if s.config.Incoming.Mode == modeOff || s.unmirrored || s.private(k) {
 		return 0, false
 	}
 	if l := s.listed(); len(l) > 0 && !slices.Contains(l, k.number) {

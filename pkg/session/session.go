@@ -93,6 +93,8 @@ type Session struct {
 	early    *earlyWatch          // nil: none
 	conf     resolv.Conf          // the pod's
 	envFile  map[string]string
+	// unmirrored says that requests are not mirrored although they would be by default.
+	unmirrored bool
 
 	reach     reach
 	link      *link             // home's
@@ -180,6 +182,9 @@ func (s *Session) start(ctx context.Context) (err error) {
 	}
 	s.options.Progress("reading the pod", 1, startSteps)
 	if err := s.look(ctx); err != nil {
+		return err
+	}
+	if err := s.checkIncoming(); err != nil {
 		return err
 	}
 	s.planFiles()

@@ -93,7 +93,7 @@ func (b *run) requestBed(s *scope, c *e2e.Cluster) bed {
 		port = freePort(s)
 		process(s, stepin.Exec(s.Context(), s, map[string]any{
 			"target": target, "namespace": ns,
-			"incoming": map[string]any{"map": map[string]any{fmt.Sprint(port): 8080}},
+			"incoming": map[string]any{"mode": "steal", "map": map[string]any{fmt.Sprint(port): 8080}},
 		}, workload, "serve", "-name=debuggee", fmt.Sprintf("-http=:%d", port)))
 		return port
 	}

@@ -1,0 +1,116 @@
+package session
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/stepin-dev/stepin/pkg/fail"
+	"github.com/stepin-dev/stepin/pkg/wire"
+)
+
+// Modes of incoming (config.Incoming).
+const (
+	modeMirror = "mirror"
+	modeOff    = "off"
+)
+
+// rightMirror is the agent's word that it can copy (wire.Pod's Rights).
+const rightMirror = "mirror"
+
+// lossEvery is how often it is said that copies are lost.
+const lossEvery = 10 * time.Second
+
+// checkIncoming is what becomes of a mirror that the agent cannot make: an error where the user wrote it, else a line.
+func (s *Session) checkIncoming() error {
+	if s.config.Incoming.Mode != modeMirror || slices.Contains(s.pod.Rights, rightMirror) {
+		return nil
+	}
+	if s.config.Wrote("incoming", "mode") {
+		return fail.New(fail.AgentRefused, `have the agent get NET_RAW (stepin doctor -t TARGET says how), or write "incoming": {"mode": "off"}`,
+			"requests cannot be mirrored here: the agent lacks the capability NET_RAW")
+	}
+	s.unmirrored = true
+	s.notice("requests stay with the pod alone: to mirror them, which is the default, the agent lacks the capability NET_RAW")
+	return nil
+}
+
+// mirrorFrom has one of a pod's ports copied for as long as ctx lasts.
+func (p *ports) mirrorFrom(ctx context.Context, l *link, k portKey, pod uint16, loopback bool) {
+	if k.network != "tcp" {
+		p.s.sayOnce(k.number, "%s stays the pod's alone: datagrams are not mirrored", describe(k.network, pod, k.number))
+		return
+	}
+	losses := &losses{say: p.s.notice, port: describe(k.network, pod, k.number)}
+	defer losses.last()
+	p.hold(ctx, l, wire.KindMirror, k, pod, loopback, "mirrored", func(name string, fresh bool, stream io.Reader) error {
+		losses.begin(name)
+		if fresh {
+			p.s.notice(fmt.Sprintf("%s of %s now sends copies of its connections to this program; the pod answers them", losses.port, name))
+			p.s.sayOnce(k.number, "what this program answers to copies is dropped, but its outgoing calls still happen")
+		}
+		in := json.NewDecoder(stream)
+		for {
+			var m wire.Mirrored
+			if err := in.Decode(&m); errors.Is(err, io.EOF) {
+				return nil
+			} else if err != nil {
+				return err
+			}
+			losses.heard(m, time.Now())
+		}
+	})
+}
+
+// losses says what a mirror loses: at once when it begins to, and from time to time while it goes on.
+type losses struct {
+	say        func(string)
+	port, name string
+	now, told  wire.Mirrored
+	at         time.Time
+}
+
+func (l *losses) begin(name string) {
+	l.last()
+	l.name, l.now, l.told, l.at = name, wire.Mirrored{}, wire.Mirrored{}, time.Time{}
+}
+
+func (l *losses) heard(m wire.Mirrored, now time.Time) {
+	if m.Text != "" {
+		l.say(l.name + ": " + m.Text)
+	}
+	if l.now = m; l.changed() && now.Sub(l.at) >= lossEvery {
+		l.at = now
+		l.last()
+	}
+}
+
+func (l *losses) changed() bool {
+	return l.now.Lost != l.told.Lost || l.now.LostFlows != l.told.LostFlows || l.now.Dropped != l.told.Dropped
+}
+
+// last says what has not been said yet.
+func (l *losses) last() {
+	if !l.changed() {
+		return
+	}
+	l.told = l.now
+	line := fmt.Sprintf("%s of %s: %d of %d copies are not whole, %d bytes are lost: this program, or the way to it, does not keep up",
+		l.port, l.name, l.now.LostFlows, max(l.now.Flows, l.now.LostFlows), l.now.Lost)
+	if l.now.Dropped > 0 {
+		line += fmt.Sprintf("; the pod's kernel dropped %d frames before they were seen", l.now.Dropped)
+	}
+	l.say(line)
+}
+
+// wished is what the user wrote that is to be done to requests; "" where it is the default, or nothing.
+func (s *Session) wished() string {
+	if mode := s.config.Incoming.Mode; s.config.Wrote("incoming", "mode") && mode != modeOff {
+		return mode
+	}
+	return ""
+}
