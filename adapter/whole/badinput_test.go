@@ -314,7 +314,7 @@ func badTarget(t *testing.T, b *bench) {
 func notYet(t *testing.T, b *bench) {
 	good := module(t, map[string]string{"main.go": "package main\n\nfunc main() {}\n"})
 	for _, later := range []string{
-		`{"incoming": {"mode": "mirror"}}`, `{"incoming": {"filter": {"header": "x-user: me"}}}`, `{"incoming": {"whilePaused": "pod"}}`,
+		`{"incoming": {"filter": {"header": "x-user: me"}}}`, `{"incoming": {"whilePaused": "pod"}}`,
 		`{"request": "attach"}`, `{"files": {"mode": "write"}}`,
 		`{"debugger": {"type": "node"}}`, `{"debugger": {"type": "lldb"}}`, `{"debugger": {"type": "none"}}`,
 		`{"target": "rollout/orders"}`, `{"target": "none"}`,

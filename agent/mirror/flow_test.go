@@ -131,7 +131,11 @@ func TestConnection(t *testing.T) {
 				send func(send func(flags byte, seq uint32, payload string))
 				want string
 			}{
-				{"in order", func(s func(byte, uint32, string)) { s(0, at(0), "hello "); s(0, at(6), "world"); s(flagFIN, at(11), "") }, "hello world|end"},
+				{"in order", func(s func(byte, uint32, string)) {
+					s(0, at(0), "hello ")
+					s(0, at(6), "world")
+					s(flagFIN, at(11), "")
+				}, "hello world|end"},
 				{"end with data", func(s func(byte, uint32, string)) { s(flagFIN, at(0), "hello") }, "hello|end"},
 				{"sent again", func(s func(byte, uint32, string)) {
 					s(0, at(0), "hello ")
@@ -162,7 +166,12 @@ func TestConnection(t *testing.T) {
 				{"an end that waits", func(s func(byte, uint32, string)) { s(flagFIN, at(3), "lo"); s(0, at(0), "hel") }, "hello|end"},
 				{"reset", func(s func(byte, uint32, string)) { s(0, at(0), "hello"); s(flagRST, at(5), "") }, "hello|connection reset by peer"},
 				{"a reset from afar", func(s func(byte, uint32, string)) { s(0, at(0), "hello"); s(flagRST, at(5)+1<<30, "") }, "hello|open"},
-				{"kept alive", func(s func(byte, uint32, string)) { s(0, at(0), "hello"); s(0, at(4), ""); s(0, at(4), "o"); s(0, at(5), "!") }, "hello!|open"},
+				{"kept alive", func(s func(byte, uint32, string)) {
+					s(0, at(0), "hello")
+					s(0, at(4), "")
+					s(0, at(4), "o")
+					s(0, at(5), "!")
+				}, "hello!|open"},
 				{"SYN again", func(s func(byte, uint32, string)) { s(flagSYN, isn, ""); s(0, at(0), "hello") }, "hello|open"},
 				{"far ahead", func(s func(byte, uint32, string)) { s(0, at(0), "hello"); s(0, at(5)+farAhead, "x") }, fmt.Sprintf("hello|gap %d", farAhead+1)},
 			} {
