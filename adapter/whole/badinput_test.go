@@ -339,12 +339,12 @@ func notYet(t *testing.T, b *bench) {
 		t.Fatal(err)
 	}
 	known := names(schema)
-	for _, word := range []string{"steal", "ports", "go", "python"} {
+	for _, word := range []string{"steal", "mirror", "ports", "go", "python"} {
 		if !slices.Contains(known, word) {
 			t.Errorf("the schema lacks %q", word)
 		}
 	}
-	for _, word := range []string{"mirror", "filter", "attach", "node", "lldb", "none"} {
+	for _, word := range []string{"filter", "attach", "node", "lldb", "none"} {
 		if slices.Contains(known, word) {
 			t.Errorf("the schema has %q", word)
 		}

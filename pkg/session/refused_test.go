@@ -25,7 +25,7 @@ func TestLackIsSaidOnce(t *testing.T) {
 	p.refused("tcp port 8080", "taken", "pod a", &wire.Refusal{Errno: syscall.EPERM, Message: "making a BPF map: operation not permitted"})
 	p.refused("tcp port 9090", "taken", "pod a", &wire.Refusal{Errno: syscall.EPERM, Message: "making a BPF map: operation not permitted"})
 	p.refused("tcp port 9090", "taken", "pod a", &wire.Refusal{Errno: syscall.EADDRINUSE, Message: "port 9090 is held by bob"})
-	p.refused("tcp port 9090", "pod b", &wire.Refusal{Errno: syscall.EADDRINUSE, Message: "port 9090 is held by bob"})
+	p.refused("tcp port 9090", "taken", "pod b", &wire.Refusal{Errno: syscall.EADDRINUSE, Message: "port 9090 is held by bob"})
 	want := []string{"tcp port 8080 is not taken from pod a: making a BPF map: operation not permitted; so it is with every port",
 		"tcp port 9090 is not taken from pod a: port 9090 is held by bob", "tcp port 9090 is not taken from pod b: port 9090 is held by bob"}
 	if fmt.Sprint(lines) != fmt.Sprint(want) {
