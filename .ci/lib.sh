@@ -38,7 +38,8 @@ preload_library() {
 	shift 3
 	# shellcheck disable=SC2054 # the commas are the linker's
 	local flags=(-std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -fPIC -shared -fvisibility=hidden -fno-plt
-		-Wl,--build-id=none -Wl,-z,now -Wl,-z,relro -Wl,-z,noexecstack -Wl,-z,defs)
+		-Wl,--build-id=none -Wl,-z,now -Wl,-z,relro -Wl,-z,noexecstack -Wl,-z,defs
+		-Wl,--version-script=preload/symbols.map)
 	# Before glibc 2.34 dlsym was in libdl; since then that library is there, empty, for programs built earlier.
 	local libraries=()
 	[[ $libc != glibc ]] || libraries+=('-Wl,--no-as-needed' -l:libdl.so.2)

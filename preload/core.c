@@ -42,8 +42,7 @@ static struct {
 // ---- Next functions.
 
 // The linker makes these of the section.
-extern struct sp_slot __start_sp_slots[] __attribute__((visibility("hidden")));
-extern struct sp_slot __stop_sp_slots[] __attribute__((visibility("hidden")));
+extern struct sp_slot __start_sp_slots[], __stop_sp_slots[];
 
 void *sp_next(struct sp_slot *slot)
 {
@@ -140,6 +139,9 @@ static int get(int pair, struct sp_question *q)
 	do
 		n = sp_sys3(SYS_recvmsg, pair, &message, MSG_CMSG_CLOEXEC);
 	while (n == -EINTR && !(q->flags & SP_INTERRUPTIBLE));
+	// A session that closes without having read our SP_LATER resets the pair, but its answer is there.
+	if (n == -ECONNRESET)
+		n = sp_sys3(SYS_recvmsg, pair, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 	if (n == -EINTR) {
 		q->pair = pair;
 		return -EINTR;

@@ -1,0 +1,219 @@
+package preload
+
+import (
+	"bytes"
+	"debug/elf"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestRough: what programs do to themselves neither loses the pod nor harms them.
+func TestRough(t *testing.T) {
+	each(t, func(t *testing.T, name string) {
+		p := newPod(t)
+		children := "10000"
+		if name == "sanitized" {
+			children = "200" // a fork of its shadow memory takes 5 ms
+		}
+		for _, c := range []struct {
+			args []string
+			want string
+		}{
+			{[]string{"plain"}, "1\n"},
+			{[]string{"closed"}, "1 1\n"},
+			{[]string{"forked", children}, children + "\n"},
+			{[]string{"vforked"}, "1 1\n"},
+			{[]string{"cleared"}, "1\n"},
+			{[]string{"signals"}, "1\n"},
+			{[]string{"threads"}, "400\n"},
+			{[]string{"handler"}, "1\n"},
+			{[]string{"pointers"}, "connect EFAULT\nbind EFAULT\nsendto EFAULT\nsendmsg EFAULT\nrecvmsg EFAULT\ngetsockname EFAULT\n" +
+				"getpeername EFAULT\nno socket EBADF\nshort EINVAL\n"},
+			{[]string{"full"}, map[bool]string{true: "No file descriptors available\n", false: "Too many open files\n"}[name == "musl"]},
+		} {
+			t.Run(c.args[0], func(t *testing.T) {
+				if name == "sanitized" && c.args[0] == "pointers" {
+					t.Skip("the sanitizer's own wrappers read what the kernel would refuse")
+				}
+				same(t, p.run(t, name, "rough", c.args...), c.want)
+			})
+		}
+		for _, what := range []string{"root", "user"} {
+			if os.Getuid() == 0 {
+				same(t, p.run(t, name, "rough", what), "1\n")
+			}
+		}
+	})
+}
+
+// TestGreeting: without a session a program ends in words, or goes on where it was told to; what is not the debuggee is
+// left alone.
+func TestGreeting(t *testing.T) {
+	each(t, func(t *testing.T, name string) {
+		p := newPod(t)
+		gone := newPod(t)
+		gone.listener.Close()
+		mute := newPod(t)
+		held := make(chan struct{})
+		t.Cleanup(func() { close(held) })
+		mute.hello = func() (HelloAnswer, int32) { <-held; return HelloAnswer{}, int32(unix.EACCES) }
+		other := newPod(t)
+		other.hello = func() (HelloAnswer, int32) { return HelloAnswer{}, int32(unix.EPROTONOSUPPORT) }
+		stranger := newPod(t)
+		stranger.hello = func() (HelloAnswer, int32) { return HelloAnswer{}, int32(unix.EACCES) }
+		host := newPod(t)
+		host.hello = func() (HelloAnswer, int32) { return HelloAnswer{}, 0 }
+		for _, c := range []struct {
+			what, variable string
+			code           int
+			words          string
+		}{
+			{"served", p.variable, 0, ""},
+			{"a host program", host.variable, 0, ""},
+			{"not the debuggee", "X=1", 0, ""},
+			{"no session", gone.variable, 125, "nobody answers"},
+			{"no session, and told to go on", strings.Replace(gone.variable, ":-:", ":h:", 1), 0, ""},
+			{"a silent session", mute.variable, 125, "within 2 seconds"},
+			{"another version", other.variable, 125, "another version"},
+			{"a wrong token", stranger.variable, 125, "does not know it"},
+			{"nonsense", Variable + "=1:-:zzz", 125, "not what this version"},
+			{"the next version", strings.Replace(p.variable, "=1:", "=2:", 1), 125, "not what this version"},
+		} {
+			cmd := p.inside(t, name, program(t, name, "rough"), "pointers")
+			cmd.Env[len(cmd.Env)-1] = c.variable
+			var errs bytes.Buffer
+			cmd.Stderr = &errs
+			err := cmd.Run()
+			code := 0
+			if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+				code = exit.ExitCode()
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			if name == "sanitized" && c.code == 0 {
+				continue
+			}
+			if code != c.code || !strings.Contains(errs.String(), c.words) || (c.code != 0) != strings.Contains(errs.String(), "\nhint: ") {
+				t.Errorf("%s: status %d, %q", c.what, code, errs.String())
+			}
+		}
+	})
+}
+
+// TestLost: the session goes while the program runs.
+func TestLost(t *testing.T) {
+	for lost, want := range map[uint32]string{LostFail: "connect: No route to host\nNo route to host\n", LostHost: "connect: Connection refused\nConnection refused\n"} {
+		p := newPod(t)
+		p.hello = func() (HelloAnswer, int32) {
+			p.listener.Close()
+			return HelloAnswer{Serve: ServeTCP, Lost: lost}, 0
+		}
+		p.deaf = true
+		same(t, p.run(t, "glibc", "late", "block", "127.0.0.1", "1"), want)
+	}
+}
+
+// TestExports: the wrappers named in the files are what the library exports, no more and no less.
+func TestExports(t *testing.T) {
+	sources, err := filepath.Glob("../../preload/*.c")
+	if err != nil || len(sources) == 0 {
+		t.Fatal(err, sources)
+	}
+	for name, conditional := range map[string]bool{"glibc": true, "musl": false} {
+		var want []string
+		for _, source := range sources {
+			// The preprocessor knows what is for which libc. SP_WRAP of syscall is a comment above its assembly.
+			text, err := os.ReadFile(source)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want = append(want, wrapped(string(text), conditional)...)
+		}
+		sort.Strings(want)
+		file, err := elf.Open(library(t, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		symbols, err := file.DynamicSymbols()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, s := range symbols {
+			if s.Section != elf.SHN_UNDEF && !slices.Contains([]string{"_init", "_fini"}, s.Name) {
+				got = append(got, s.Name)
+			}
+		}
+		sort.Strings(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s exports\n%v\nits files wrap\n%v", name, got, want)
+		}
+	}
+}
+
+var (
+	wrapLine = regexp.MustCompile(`SP_WRAP\([^,]*, *(\w+),`)
+	ifLine   = regexp.MustCompile(`^#\s*(if|ifdef|ifndef|else|endif)\b(.*)`)
+)
+
+// wrapped returns the names that a source wraps for a libc. Of the conditions it knows those on __GLIBC__ alone.
+func wrapped(source string, glibc bool) (out []string) {
+	var in []bool // for each condition that is open, whether it holds
+	for line := range strings.Lines(source) {
+		if m := ifLine.FindStringSubmatch(line); m != nil {
+			about := strings.TrimSpace(m[2])
+			switch {
+			case m[1] == "endif":
+				in = in[:len(in)-1]
+			case m[1] == "else":
+				in[len(in)-1] = !in[len(in)-1]
+			case strings.HasPrefix(about, "__GLIBC__"):
+				in = append(in, (m[1] == "ifdef") == glibc)
+			default:
+				in = append(in, true)
+			}
+		}
+		if m := wrapLine.FindStringSubmatch(line); m != nil && !slices.Contains(in, false) {
+			out = append(out, m[1])
+		}
+	}
+	return out
+}
+
+// TestFloor: no symbol is newer than glibc 2.17, of 2012, and the libraries needed are libc's.
+func TestFloor(t *testing.T) {
+	file, err := elf.Open(library(t, "glibc"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	symbols, err := file.ImportedSymbols()
+	if err != nil || len(symbols) == 0 {
+		t.Fatal(err)
+	}
+	for _, s := range symbols {
+		if s.Version == "" { // weak: of the compiler's start files
+			continue
+		}
+		number, ok := strings.CutPrefix(s.Version, "GLIBC_2.")
+		minor, err := strconv.Atoi(strings.Split(number, ".")[0])
+		if !ok || err != nil || minor > 17 {
+			t.Errorf("%s needs %s", s.Name, s.Version)
+		}
+	}
+	needed, err := file.ImportedLibraries()
+	if err != nil || !slices.Equal(needed, []string{"libdl.so.2", "libc.so.6"}) {
+		t.Errorf("it needs %v (%v)", needed, err)
+	}
+}
