@@ -50,32 +50,36 @@ func repeat(err error, n int) (errs []error) {
 // changed.
 func TestRedialsSeldom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := &wireAgent{}
 		var news atomic.Value
 		news.Store(make(chan struct{}))
-		l, err := newLink(t.Context(), linkOptions{dial: a.dial, try: redialTry, final: func(mux.ByeError) bool { return false },
-			serve: func(*mux.Request) {}, notice: func(string) {}, log: slog.New(slog.DiscardHandler), news: func() <-chan struct{} { return news.Load().(chan struct{}) }})
-		if err != nil {
-			t.Fatal(err)
-		}
-		l.dial = func(context.Context, string) (*mux.Conn, wire.Welcome, error) {
-			a.dials.Add(1)
-			return nil, wire.Welcome{}, fail.New(fail.ClusterForbidden, "", "forbidden")
-		}
-		synctest.Wait()
-		a.cut()
+		dials := 0
+		l := &link{linkOptions: linkOptions{try: redialTry, notice: func(string) {}, log: slog.New(slog.DiscardHandler),
+			news: func() <-chan struct{} { return news.Load().(chan struct{}) },
+			dial: func(context.Context, string) (*mux.Conn, wire.Welcome, error) {
+				dials++
+				return nil, wire.Welcome{}, fail.New(fail.ClusterForbidden, "", "forbidden")
+			}}}
+		l.ctx, l.cancel = context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			_, err := l.redial(false)
+			ended <- err
+		}()
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
-		if n := a.dials.Load(); n < 60 || n > 140 {
-			t.Errorf("%d dials in 10 minutes", n)
+		if dials < 60 || dials > 140 {
+			t.Errorf("%d dials in 10 minutes", dials)
 		}
-		before := a.dials.Load()
+		before := dials
 		close(news.Swap(make(chan struct{})).(chan struct{}))
 		time.Sleep(redialEvery + time.Millisecond)
 		synctest.Wait()
-		if a.dials.Load() != before+1 {
-			t.Errorf("%d dials after the news", a.dials.Load()-before)
+		if dials != before+1 {
+			t.Errorf("%d dials after the news", dials-before)
 		}
-		l.close()
+		l.cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
 	})
 }
