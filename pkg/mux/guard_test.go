@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -177,4 +178,43 @@ func FuzzGuard(f *testing.F) {
 			t.Fatal(sum, whole.held)
 		}
 	})
+}
+
+// TestPeerThatOnlyTalks: a peer that talks, and so lives, and reads nothing does not cost another goroutine with each
+// heartbeat.
+func TestPeerThatOnlyTalks(t *testing.T) {
+	const beats, beat = 30, 30 * time.Millisecond
+	peer, conn := net.Pipe()
+	defer peer.Close()
+	served := make(chan *Conn, 1)
+	go func() {
+		c, err := Serve(t.Context(), conn, admitAll, Config{Heartbeat: beat})
+		if err != nil {
+			t.Error(err)
+		}
+		served <- c
+	}()
+	go func() { // until it is served
+		var header [2 * frameHeader]byte // the stream's acceptance and the welcome
+		_, _ = io.ReadFull(peer, header[:])
+		_, _ = io.CopyN(io.Discard, peer, int64(binary.BigEndian.Uint32(header[frameHeader+8:])))
+	}()
+	hello, err := wire.Append(nil, wire.KindHello, wire.Hello{Session: "s"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const syn, pong, ack = 1, 2, 2
+	if _, err := peer.Write(append(frame(0, syn, 1, uint32(len(hello)), 0), hello...)); err != nil {
+		t.Fatal(err)
+	}
+	agent := <-served
+	before := runtime.NumGoroutine()
+	for end := time.Now().Add(beats * beat); time.Now().Before(end); time.Sleep(beat / 10) {
+		if _, err := peer.Write(frame(pong, ack, 0, 0, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if now := runtime.NumGoroutine(); now > before+beats/3 || agent.Err() != nil {
+		t.Errorf("%d goroutines, %d before; %v", now, before, agent.Err())
+	}
 }

@@ -372,6 +372,7 @@ func (c *Conn) beat() {
 	tick := time.NewTicker(c.cfg.Heartbeat)
 	defer tick.Stop()
 	last := time.Now()
+	var beating sync.Mutex // one at a time: a peer may talk for ever and read nothing
 	for {
 		select {
 		case <-c.done:
@@ -388,8 +389,13 @@ func (c *Conn) beat() {
 			return
 		}
 		c.shrink()
-		c.flow.wakeFlush()                                  // what was too little for a message of its own
-		go func() { _ = c.Send(wire.KindHeartbeat, nil) }() // a stalled pipe must not stop the counting
+		c.flow.wakeFlush() // what was too little for a message of its own
+		if beating.TryLock() {
+			go func() { // a stalled pipe must not stop the counting
+				defer beating.Unlock()
+				_ = c.Send(wire.KindHeartbeat, nil)
+			}()
+		}
 	}
 }
 
