@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -18,6 +19,8 @@ const (
 	maxAssociations = 2048
 	// maxQueued datagrams wait for a flow that begins or stands still; the next are dropped, as a kernel does.
 	maxQueued = 16
+	// maxQueuedBytes bounds what all flows of a socket have queued: 16 large datagrams each of 2,048 flows would be 2 GiB.
+	maxQueuedBytes = 8 << 20
 	// answerWaitDatagram bounds the wait for the session's answer; after it the datagram is too old to matter.
 	answerWaitDatagram = 5 * time.Second
 )
@@ -34,6 +37,8 @@ type receiver struct {
 
 	mu    sync.Mutex
 	flows map[flowKey]*flow
+
+	queued atomic.Int64 // bytes
 }
 
 type flowKey struct{ client, local netip.AddrPort }
@@ -75,6 +80,9 @@ func (r *receiver) deliver(data []byte, key flowKey, zone string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	f := r.flows[key]
+	if r.queued.Load()+int64(len(data)) > maxQueuedBytes {
+		return
+	}
 	if f == nil {
 		if len(r.flows) >= maxAssociations {
 			return
@@ -85,6 +93,7 @@ func (r *receiver) deliver(data []byte, key flowKey, zone string) {
 	}
 	select {
 	case f.queue <- append([]byte(nil), data...):
+		r.queued.Add(int64(len(data)))
 	default:
 	}
 }
@@ -94,6 +103,9 @@ func (f *flow) run() {
 		f.r.mu.Lock()
 		delete(f.r.flows, f.key)
 		f.r.mu.Unlock()
+		for len(f.queue) > 0 { // nothing is added any more
+			f.took(<-f.queue)
+		}
 	}()
 	select {
 	case <-f.r.steal.ready:
@@ -111,6 +123,9 @@ func (f *flow) run() {
 	f.r.child.log.Debug("a stolen UDP flow goes to the pod", "client", f.key.client, "local", f.key.local, "err", err)
 	f.toOriginal()
 }
+
+// took says that a datagram is queued no more.
+func (f *flow) took(data []byte) { f.r.queued.Add(-int64(len(data))) }
 
 // toSession carries the flow on a stream until that or the steal ends, or nothing has moved for datagramIdle.
 //
@@ -140,6 +155,7 @@ func (f *flow) toSession(stream *mux.Stream) {
 		case <-done:
 			return
 		case data := <-f.queue:
+			f.took(data)
 			idle.touch()
 			if _, err := stream.Write(wire.AppendData(nil, data)); err != nil {
 				stream.Close()
@@ -187,6 +203,7 @@ func (f *flow) toOriginal() {
 		case <-done:
 			return
 		case data := <-f.queue:
+			f.took(data)
 			idle.touch()
 			_, _ = udp.Write(data)
 		}
