@@ -13,9 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // variant is a way to build the library and the programs that it is loaded into.
@@ -200,29 +197,84 @@ func TestLateConnect(t *testing.T) {
 	})
 }
 
+// TestLateConnectOfRuntimes: what Python, Node and curl make of a connect that ends late.
+func TestLateConnectOfRuntimes(t *testing.T) {
+	const python = `
+import asyncio, sys
+async def main():
+    for port in (80, 2080, 81, 2081):
+        try:
+            r, w = await asyncio.open_connection(sys.argv[1], port)
+            print((await r.readline()).decode().strip(), w.get_extra_info("peername")[:2])
+        except OSError as e:
+            print(type(e).__name__)
+    try:
+        await asyncio.wait_for(asyncio.open_connection(sys.argv[1], 2083), 0.5)
+    except asyncio.TimeoutError:
+        print("TimeoutError")
+asyncio.run(main())`
+	const node = `
+const net = require('net');
+const [to] = process.argv.slice(1);
+const one = port => new Promise(done => {
+  const s = net.connect(port, to);
+  s.on('data', d => { const a = s._getpeername(); console.log(String(d).trim(), a.address, a.port); s.destroy(); });
+  s.on('error', e => console.log(e.code));
+  s.on('close', done);
+  if (port == 2083) s.setTimeout(500, () => { console.log('timeout'); s.destroy(); });
+});
+(async () => { for (const p of [80, 2080, 81, 2081, 2083]) await one(p); })();`
+	p := newPod(t)
+	for _, c := range []struct{ argv, want []string }{
+		{[]string{"python3", "-c", python, "10.96.0.1"}, []string{"pod 10.96.0.1:80 ('10.96.0.1', 80)", "pod 10.96.0.1:2080 ('10.96.0.1', 2080)",
+			"ConnectionRefusedError", "ConnectionRefusedError", "TimeoutError"}},
+		{[]string{"python3", "-c", python, "fd00::1"}, []string{"pod [fd00::1]:80 ('fd00::1', 80)", "pod [fd00::1]:2080 ('fd00::1', 2080)",
+			"ConnectionRefusedError", "ConnectionRefusedError", "TimeoutError"}},
+		{[]string{"node", "-e", node, "10.96.0.1"}, []string{"pod 10.96.0.1:80 10.96.0.1 80", "pod 10.96.0.1:2080 10.96.0.1 2080",
+			"ECONNREFUSED", "ECONNREFUSED", "timeout"}},
+		// Two at once, by curl's multi interface; telnet:// is the plainest of its protocols. The first lasts until its time is up.
+		{[]string{"curl", "-sS", "--parallel", "--max-time", "3", "-w", "%{remote_ip} %{exitcode}\n", "telnet://payments:2080", "telnet://10.96.0.1:2081"},
+			[]string{"pod 10.96.7.8:2080", "10.96.7.8 28", " 7"}},
+	} {
+		t.Run(c.argv[0], func(t *testing.T) {
+			t.Parallel()
+			if _, err := exec.LookPath(c.argv[0]); err != nil {
+				t.Skipf("%v", err)
+			}
+			out, err := p.inside(t, "glibc", c.argv...).CombinedOutput()
+			if c.argv[0] != "curl" && err != nil {
+				t.Error(err)
+			}
+			for _, want := range c.want {
+				if !strings.Contains(string(out), want+"\n") {
+					t.Errorf("no %q in\n%s", want, out)
+				}
+			}
+		})
+	}
+}
+
 // TestDatagrams covers sendto, sendmsg, sendmmsg, recvmmsg and connect with two destinations.
 func TestDatagrams(t *testing.T) {
 	each(t, func(t *testing.T, name string) {
-		for _, ttl := range []uint32{0, 1000} {
-			for address, size := range map[string]int{"10.96.0.9": 16, "fd00::9": 28} {
-				p := newPod(t)
-				p.ttl = ttl
-				at := func(port string) string { return net.JoinHostPort(address, port) }
-				from := func(port string) string { return fmt.Sprintf("from %s %s (%d)\n", address, port, size) }
-				want := strings.Repeat("sendto: "+at("7000")+" one "+from("7000")+"sendto: "+at("7001")+" one "+from("7001"), 2) +
-					"without a name: " + at("7000") + " two from nobody  (0)\n" +
-					"sendmsg: " + at("7001") + " three " + from("7001") +
-					"sendmmsg: lengths 2 3\n" +
-					"recvmmsg: " + at("7000") + " m0 " + from("7000") +
-					"recvmmsg: " + at("7001") + " m1 " + from("7001") +
-					"recvmmsg: " + at("7001") + " m39 " + from("7001") +
-					"connected: " + at("7000") + " four " + from("7000") +
-					"getpeername:  " + from("7000") +
-					"connected again: " + at("7001") + " five from nobody  (0)\n"
-				same(t, p.run(t, name, "datagrams", address), want)
-				if asked := p.counted(KindDatagram); ttl > 0 && asked != 5 || ttl == 0 && asked != 46 {
-					t.Errorf("%d questions about destinations, time to live %d", asked, ttl)
-				}
+		for address, size := range map[string]int{"10.96.0.9": 16, "fd00::9": 28} {
+			p := newPod(t)
+			at := func(port string) string { return net.JoinHostPort(address, port) }
+			from := func(port string) string { return fmt.Sprintf("from %s %s (%d)\n", address, port, size) }
+			want := strings.Repeat("sendto: "+at("7000")+" one "+from("7000")+"sendto: "+at("7001")+" one "+from("7001"), 2) +
+				"without a name: " + at("7000") + " two from nobody  (0)\n" +
+				"sendmsg: " + at("7001") + " three " + from("7001") +
+				"sendmmsg: lengths 2 3\n" +
+				"recvmmsg: " + at("7000") + " m0 " + from("7000") +
+				"recvmmsg: " + at("7001") + " m1 " + from("7001") +
+				"recvmmsg: " + at("7001") + " m39 " + from("7001") +
+				"connected: " + at("7000") + " four " + from("7000") +
+				"getpeername:  " + from("7000") +
+				"connected again: " + at("7001") + " five from nobody  (0)\n"
+			same(t, p.run(t, name, "datagrams", address), want)
+			// Two, one and two destinations of three sockets, and two connects: each was asked about once.
+			if p.routes != 7 {
+				t.Errorf("%d questions about destinations", p.routes)
 			}
 		}
 	})
@@ -267,35 +319,6 @@ func TestNames(t *testing.T) {
 	})
 }
 
-// client connects to a listener as the session does for a client of the pod's.
-func (p *pod) client(t *testing.T, to, forWhom netip.AddrPort) {
-	t.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	name, _ := unix.Getsockname(fd)
-	own := netip.AddrPortFrom(loopback(netip.IPv4Unspecified()), uint16(name.(*unix.SockaddrInet4).Port))
-	p.stand(own, forWhom)
-	p.mu.Lock()
-	p.asked[netip.AddrPortFrom(own.Addr(), to.Port())] = netip.AddrPortFrom(netip.MustParseAddr(podIP), 8080)
-	p.mu.Unlock()
-	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: int(to.Port())}); err != nil {
-		t.Fatal(err)
-	}
-	file := os.NewFile(uintptr(fd), "client")
-	defer file.Close()
-	if _, err := file.Write([]byte("x")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := file.Read(make([]byte, 1)); err != nil {
-		t.Errorf("the echo: %v", err)
-	}
-}
-
 // TestServed: bind (also where the port is taken, and to the pod's address), listen, accept in three ways, and the names
 // of both ends.
 func TestServed(t *testing.T) {
@@ -308,11 +331,14 @@ func TestServed(t *testing.T) {
 		free.Close()
 		for _, c := range []struct{ address, taken string }{{"0.0.0.0", ""}, {podIP, ""}, {"0.0.0.0", "taken"}} {
 			p := newPod(t)
-			args := []string{program(t, name, "served"), c.address, port}
 			if c.taken != "" {
-				args = append(args, c.taken)
+				other, err := net.Listen("tcp", "0.0.0.0:"+port)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer other.Close()
 			}
-			cmd := p.inside(t, name, args...)
+			cmd := p.inside(t, name, program(t, name, "served"), c.address, port)
 			out, err := cmd.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)
@@ -323,36 +349,49 @@ func TestServed(t *testing.T) {
 			}
 			lines := bufio.NewScanner(out)
 			line := func(want string) {
+				t.Helper()
 				if lines.Scan(); lines.Text() != want {
 					t.Errorf("%v: %q, want %q", c, lines.Text(), want)
 				}
 			}
-			var at netip.AddrPort
-			for range map[bool]int{false: 1, true: 2}[c.taken != ""] {
-				select {
-				case at = <-p.listens:
-				case <-time.After(10 * time.Second):
-					t.Fatal("nobody listens")
-				}
-			}
-			if moved := fmt.Sprint(at.Port()) != port; moved != (c.taken != "") {
-				t.Errorf("%v: listens at %s, asked for %s", c, at, port)
-			}
 			line(fmt.Sprintf("listening at %s %s (16)", c.address, port))
+			all, err := p.Listeners()
+			if err != nil || len(all) != 1 || fmt.Sprint(all[0].Addr) != net.JoinHostPort(c.address, port) {
+				t.Errorf("%v: listeners %v (%v)", c, all, err)
+			}
 			for i := range 3 {
 				from := netip.AddrPortFrom(netip.MustParseAddr(clientIP), uint16(40000+i))
-				p.client(t, at, from)
+				p.call(t, from, netip.MustParseAddrPort(podIP+":"+port))
 				accepted := fmt.Sprintf("accepted %s %d (16)", clientIP, from.Port())
 				if i == 1 {
 					accepted = fmt.Sprintf("accepted 0.0.0.0 %d (16)", from.Port())
 				}
 				line(accepted)
 				line(fmt.Sprintf("peer %s %d (16)", clientIP, from.Port()))
-				line(fmt.Sprintf("own %s 8080 (16)", podIP))
+				line(fmt.Sprintf("own %s %s (16)", podIP, port))
 			}
 			if err := cmd.Wait(); err != nil {
 				t.Errorf("%v: %v", c, err)
 			}
+			if moved := fmt.Sprint(p.moved); moved != map[bool]string{true: "[tcp 0.0.0.0:" + port + "]", false: "[]"}[c.taken != ""] {
+				t.Errorf("%v: moved %s", c, moved)
+			}
 		}
 	})
+}
+
+// call is a client of the pod's that says a byte and hears it again.
+func (p *pod) call(t *testing.T, client, dst netip.AddrPort) {
+	t.Helper()
+	conn, err := p.Deliver(t.Context(), client, dst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); err != nil {
+		t.Errorf("the echo: %v", err)
+	}
 }

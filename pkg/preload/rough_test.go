@@ -12,9 +12,8 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 // TestRough: what programs do to themselves neither loses the pod nor harms them.
@@ -61,31 +60,25 @@ func TestRough(t *testing.T) {
 func TestGreeting(t *testing.T) {
 	each(t, func(t *testing.T, name string) {
 		p := newPod(t)
-		gone := newPod(t)
-		gone.listener.Close()
-		mute := newPod(t)
-		held := make(chan struct{})
-		t.Cleanup(func() { close(held) })
-		mute.hello = func() (HelloAnswer, int32) { <-held; return HelloAnswer{}, int32(unix.EACCES) }
-		other := newPod(t)
-		other.hello = func() (HelloAnswer, int32) { return HelloAnswer{}, int32(unix.EPROTONOSUPPORT) }
-		stranger := newPod(t)
-		stranger.hello = func() (HelloAnswer, int32) { return HelloAnswer{}, int32(unix.EACCES) }
-		host := newPod(t)
-		host.hello = func() (HelloAnswer, int32) { return HelloAnswer{}, 0 }
+		gone, l := greeter(t, nil)
+		l.Close()
+		mute, _ := greeter(t, nil)
+		other, _ := greeter(t, func() (HelloAnswer, syscall.Errno) { return HelloAnswer{}, syscall.EPROTONOSUPPORT })
+		host, _ := greeter(t, func() (HelloAnswer, syscall.Errno) { return HelloAnswer{}, 0 })
+		stranger := strings.Replace(p.variable, p.token, strings.Repeat("0", TokenLen), 1)
 		for _, c := range []struct {
 			what, variable string
 			code           int
 			words          string
 		}{
 			{"served", p.variable, 0, ""},
-			{"a host program", host.variable, 0, ""},
+			{"a host program", host, 0, ""},
 			{"not the debuggee", "X=1", 0, ""},
-			{"no session", gone.variable, 125, "nobody answers"},
-			{"no session, and told to go on", strings.Replace(gone.variable, ":-:", ":h:", 1), 0, ""},
-			{"a silent session", mute.variable, 125, "within 2 seconds"},
-			{"another version", other.variable, 125, "another version"},
-			{"a wrong token", stranger.variable, 125, "does not know it"},
+			{"no session", gone, 125, "nobody answers"},
+			{"no session, and told to go on", strings.Replace(gone, ":-:", ":h:", 1), 0, ""},
+			{"a silent session", mute, 125, "within 2 seconds"},
+			{"another version", other, 125, "another version"},
+			{"a wrong token", stranger, 125, "does not know it"},
 			{"nonsense", Variable + "=1:-:zzz", 125, "not what this version"},
 			{"the next version", strings.Replace(p.variable, "=1:", "=2:", 1), 125, "not what this version"},
 		} {
@@ -113,12 +106,9 @@ func TestGreeting(t *testing.T) {
 // TestLost: the session goes while the program runs.
 func TestLost(t *testing.T) {
 	for lost, want := range map[uint32]string{LostFail: "connect: No route to host\nNo route to host\n", LostHost: "connect: Connection refused\nConnection refused\n"} {
-		p := newPod(t)
-		p.hello = func() (HelloAnswer, int32) {
-			p.listener.Close()
-			return HelloAnswer{Serve: ServeTCP, Lost: lost}, 0
-		}
-		p.deaf = true
+		variable, l := greeter(t, func() (HelloAnswer, syscall.Errno) { return HelloAnswer{Serve: ServeTCP, Lost: lost}, 0 })
+		t.Cleanup(func() { l.Close() })
+		p := &pod{variable: variable}
 		same(t, p.run(t, "glibc", "late", "block", "127.0.0.1", "1"), want)
 	}
 }

@@ -1,5 +1,4 @@
-// served ADDRESS PORT [taken]: binds, listens, accepts one connection, and prints each name the sockets have. taken: with
-// the port already in use.
+// served ADDRESS PORT: binds, listens, accepts three connections, and prints each name the sockets have.
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -37,13 +36,11 @@ int main(int argc, char **argv)
 	socklen_t size = sizeof a;
 	char byte;
 	int fd, one;
-	if (argc < 3)
+	if (argc != 3)
 		return 2;
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	a.sin_port = htons((uint16_t)atoi(argv[2]));
 	inet_pton(AF_INET, argv[1], &a.sin_addr);
-	if (argc > 3 && listen(bound(&a), 1) < 0)
-		die("the first");
 	fd = bound(&a);
 	if (listen(fd, 8) < 0)
 		die("listen");
