@@ -41,6 +41,7 @@ const (
 
 // Keeper is the session's hold on it.
 type Keeper struct {
+	dir  string
 	cmd  *exec.Cmd
 	pipe *os.File
 	done chan struct{}
@@ -62,7 +63,7 @@ func StartKeeper(dir string) (*Keeper, error) {
 		w.Close()
 		return nil, fmt.Errorf("preload: starting the keeper: %w", err)
 	}
-	k := &Keeper{cmd: cmd, pipe: w, done: make(chan struct{})}
+	k := &Keeper{dir: dir, cmd: cmd, pipe: w, done: make(chan struct{})}
 	go func() {
 		defer close(k.done)
 		_ = cmd.Wait()
@@ -79,10 +80,10 @@ func (k *Keeper) End() error {
 		_ = k.cmd.Process.Kill()
 		<-k.done
 	}
-	if code := k.cmd.ProcessState.ExitCode(); code != 0 {
-		return fmt.Errorf("preload: ending the debuggee's processes: the keeper's status was %d", code)
+	if k.cmd.ProcessState.Success() {
+		return nil
 	}
-	return nil
+	return tidy(k.dir) // somebody has ended it, or it could not: then this says why
 }
 
 // KeeperMain is the body of the hidden `stepin keep`. control is the read end of the pipe.
@@ -92,12 +93,15 @@ func KeeperMain(control io.Reader, dir string) error {
 	}
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE)
 	_, _ = io.Copy(io.Discard, control) // until its end
+	return tidy(dir)
+}
+
+// tidy ends the debuggee's processes, takes the mount away and removes the directory.
+func tidy(dir string) error {
 	err := Reap(dir)
 	at := filepath.Join(dir, MountName)
-	if _, serr := os.Lstat(at); serr == nil || errors.Is(serr, unix.ENOTCONN) {
-		if mounted(at) {
-			err = errors.Join(err, unmount(at))
-		}
+	if mounted(at) {
+		err = errors.Join(err, unmount(at))
 	}
 	if mounted(at) {
 		return err // what is in there is not ours to remove

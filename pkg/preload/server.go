@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -27,6 +28,7 @@ import (
 const (
 	maxConns   = 4096 // processes that have loaded the library; one more finds its session gone
 	maxWaiting = 4096 // questions that wait for the pod; one more gets ENOBUFS, as where the kernel has no room for a socket
+	maxNotices = 1000 // lines from the library; each is said once, and remembered for that
 	maxRights  = 8    // descriptors that one message may bring; it takes one
 	sweepEvery = 10 * time.Second
 )
@@ -98,11 +100,11 @@ type Server struct {
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 	waiting chan struct{}
+	notices atomic.Int64
 	close   sync.Once
 
 	mu      sync.Mutex
 	conns   map[*net.UnixConn]bool
-	greeted map[int]bool  // processes that have greeted
 	first   chan struct{} // closed at the first greeting of a debuggee
 	once    sync.Once
 }
@@ -123,7 +125,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("preload: making a token: %w", err)
 	}
 	s := &Server{cfg: cfg, log: cfg.Log, token: hex.EncodeToString(random[:]), path: filepath.Join(cfg.Dir, socketName),
-		waiting: make(chan struct{}, maxWaiting), conns: map[*net.UnixConn]bool{}, greeted: map[int]bool{}, first: make(chan struct{})}
+		waiting: make(chan struct{}, maxWaiting), conns: map[*net.UnixConn]bool{}, first: make(chan struct{})}
 	if len(s.path) > maxSocketPath {
 		return nil, fmt.Errorf("preload: the socket's path %s is longer than %d bytes", s.path, maxSocketPath)
 	}
@@ -298,9 +300,6 @@ func (s *Server) hello(q *question) bool {
 	}
 	if s.cfg.Handler.Greet(q.pid, string(tail)) {
 		answer.Serve = s.cfg.Serve
-		s.mu.Lock()
-		s.greeted[q.pid] = true
-		s.mu.Unlock()
 		s.once.Do(func() { close(s.first) })
 	}
 	copy(answer.Hostname[:len(answer.Hostname)-1], s.cfg.Hostname)
@@ -337,11 +336,10 @@ func (s *Server) dispatch(q *question) {
 		s.socket(q)
 		return
 	case KindExec:
-		s.exec(q)
-		return
+		run = s.exec
 	case KindNotice:
 		var body Notice
-		if tail, err := DecodeBody(q.body, &body); err == nil {
+		if tail, err := DecodeBody(q.body, &body); err == nil && s.notices.Add(1) <= maxNotices {
 			s.cfg.Handler.Notice(string(tail))
 		}
 		q.drop()
