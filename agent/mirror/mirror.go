@@ -69,6 +69,8 @@ type Capture struct {
 	reorder *reorder
 	finder  finder
 	now     time.Time // of what is just processed
+
+	sawForTest func(frame)
 }
 
 // key names a connection.
@@ -157,7 +159,7 @@ func (c *Capture) filter() error {
 // of which nothing else was seen do not show at all.
 func (c *Capture) Dropped() uint64 { return c.dropped.Load() }
 
-// Close ends all copies.
+// Close ends all copies. It is called once.
 func (c *Capture) Close() {
 	c.ring.close()
 	<-c.done
@@ -204,6 +206,9 @@ func (c *Capture) run() {
 
 // frame follows one frame.
 func (c *Capture) frame(f frame) {
+	if c.sawForTest != nil {
+		c.sawForTest(f)
+	}
 	s, ok := parse(f)
 	if !ok {
 		return

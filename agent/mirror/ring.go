@@ -37,6 +37,7 @@ type ring struct {
 	raw    syscall.RawConn
 	mem    []byte
 	at     int // the block that comes next
+	closed atomic.Bool
 	frames []frame
 }
 
@@ -88,7 +89,10 @@ func newRing(socket *os.File) (r *ring, err error) {
 func htons(n uint16) uint16 { return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, n)) }
 
 // close ends read, whose caller then may not use a frame any more. The memory goes with the process's last use of it.
-func (r *ring) close() { r.file.Close() }
+func (r *ring) close() {
+	r.closed.Store(true)
+	r.file.Close()
+}
 
 // filter replaces the socket's filter.
 func (r *ring) filter(mark uint32, ports map[uint16]bool) error {
@@ -138,10 +142,14 @@ const (
 func (r *ring) read(deadline time.Time, use func([]frame)) error {
 	block := r.mem[r.at*blockSize:][:blockSize]
 	status := (*uint32)(unsafe.Pointer(&block[blockStatus]))
-	if err := r.file.SetReadDeadline(deadline); err != nil {
-		return err
+	err := r.file.SetReadDeadline(deadline)
+	if err == nil {
+		err = r.raw.Read(func(uintptr) bool { return atomic.LoadUint32(status)&unix.TP_STATUS_USER != 0 })
 	}
-	if err := r.raw.Read(func(uintptr) bool { return atomic.LoadUint32(status)&unix.TP_STATUS_USER != 0 }); err != nil {
+	if r.closed.Load() {
+		return os.ErrClosed
+	}
+	if err != nil {
 		return err
 	}
 	r.frames = frames(r.frames[:0], block)
