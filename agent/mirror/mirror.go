@@ -19,8 +19,8 @@ import (
 const (
 	maxConns  = 8192     // connections that are followed: some 300 bytes each
 	maxCopies = 1024     // copies that are not over: each is a goroutine and a stream of a channel
-	maxQueued = 1 << 20  // bytes that wait for one copy's taker
-	maxHeld   = 12 << 20 // bytes that wait for all takers: it is this that grows while a debuggee stands at a breakpoint
+	maxQueued = 8 << 20  // bytes that wait for one copy's taker: a burst is faster than the way to the session
+	maxHeld   = 16 << 20 // bytes that wait for all takers: it is this that grows while a debuggee stands at a breakpoint
 	// idle is how long a connection may be silent before it is forgotten; if it wakes up it is joined like one that was
 	// open before.
 	idle = 10 * time.Minute

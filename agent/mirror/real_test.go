@@ -370,49 +370,52 @@ func TestMeshes(t *testing.T) {
 		go func() { _, _ = io.Copy(up, secure); _ = up.(*net.TCPConn).CloseWrite() }()
 		_, _ = io.Copy(secure, up)
 	}
-	for _, redirected := range []bool{true, false} {
-		r := newRig(t)
-		if redirected {
-			in := func(f func() error) error { return f() }
-			if !nft(t, in, "table ip m { chain p { type nat hook prerouting priority -100; iifname eth0 tcp dport 8080 redirect to :15006; }; }") {
-				continue
-			}
-			r.serve(":15006", proxy)
-		} else {
-			r.serve(pod4+":8080", proxy)
-		}
-		r.serve("127.0.0.1:8080", drain)
-		r.mirror(Port{Number: 8080})
-		var want []string
-		for i := range 3 {
-			secure := tls.Client(r.dial(pod4+":8080"), &tls.Config{InsecureSkipVerify: true})
-			text := fmt.Sprintf("request %d in plain text", i)
-			if _, err := io.WriteString(secure, text); err != nil {
-				t.Fatal(err)
-			}
-			_ = secure.CloseWrite()
-			if answer, err := io.ReadAll(secure); err != nil || strings.TrimSpace(string(answer)) != fmt.Sprint(len(text)) {
-				t.Fatalf("redirected %v: %q, %v", redirected, answer, err)
-			}
-			secure.Close()
-			want = append(want, text)
-		}
-		time.Sleep(holdFor + 4*tick) // what is held is decided by then
-		r.mu.Lock()
-		n := len(r.copies)
-		r.mu.Unlock()
-		if got := r.copied(n); !slices.Equal(got, want) {
-			t.Errorf("redirected %v: copied %q, want %q", redirected, got, want)
-		}
-		if len(r.said) != 1 || !strings.Contains(r.said[0], "end in a sidecar") {
-			t.Errorf("redirected %v: said %q", redirected, r.said)
-		}
-		if redirected {
-			_ = exec.Command("nft", "delete table ip m").Run()
-		}
+	t.Run("redirected", func(t *testing.T) { mesh(t, true, proxy) })
+	t.Run("on the same port", func(t *testing.T) { mesh(t, false, proxy) })
+}
+
+func mesh(t *testing.T, redirected bool, proxy func(net.Conn)) {
+	r := newRig(t)
+	t.Cleanup(func() {
 		if err := netlink.LinkDel(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}}); err != nil {
+			t.Error(err)
+		}
+		_ = exec.Command("nft", "flush ruleset").Run()
+	})
+	if redirected {
+		in := func(f func() error) error { return f() }
+		if !nft(t, in, "table ip m { chain p { type nat hook prerouting priority -100; iifname eth0 tcp dport 8080 redirect to :15006; }; }") {
+			return
+		}
+		r.serve(":15006", proxy)
+	} else {
+		r.serve(pod4+":8080", proxy)
+	}
+	r.serve("127.0.0.1:8080", drain)
+	r.mirror(Port{Number: 8080})
+	var want []string
+	for i := range 3 {
+		secure := tls.Client(r.dial(pod4+":8080"), &tls.Config{InsecureSkipVerify: true})
+		text := fmt.Sprintf("request %d in plain text", i)
+		if _, err := io.WriteString(secure, text); err != nil {
 			t.Fatal(err)
 		}
+		_ = secure.CloseWrite()
+		if answer, err := io.ReadAll(secure); err != nil || strings.TrimSpace(string(answer)) != fmt.Sprint(len(text)) {
+			t.Fatalf("%q, %v", answer, err)
+		}
+		secure.Close()
+		want = append(want, text)
+	}
+	time.Sleep(holdFor + 4*tick) // what is held is decided by then
+	r.mu.Lock()
+	n := len(r.copies)
+	r.mu.Unlock()
+	if got := r.copied(n); !slices.Equal(got, want) {
+		t.Errorf("copied %q, want %q", got, want)
+	}
+	if len(r.said) != 1 || !strings.Contains(r.said[0], "end in a sidecar") {
+		t.Errorf("said %q", r.said)
 	}
 }
 
