@@ -56,7 +56,8 @@ type seat struct {
 func (d developer) sit(target string, flags ...string) *seat {
 	d.t.Helper()
 	s := &seat{developer: d, ended: make(chan struct{})}
-	s.cmd = d.at(d.Exec(context.Background(), d.t, map[string]any{"target": target, "namespace": d.ns, "agent": map[string]any{"ttl": idleTTL.String()}},
+	s.cmd = d.at(d.Exec(context.Background(), d.t, map[string]any{"target": target, "namespace": d.ns, "agent": map[string]any{"ttl": idleTTL.String()},
+		"incoming": map[string]any{"mode": "steal"}},
 		append([]string{d.program, "serve", "-name=" + d.name}, flags...)...))
 	s.cmd.Stderr = &s.stderr
 	if err := s.cmd.Start(); err != nil {
