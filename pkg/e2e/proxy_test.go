@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -329,6 +330,14 @@ func noWebSockets(t *testing.T, c *Cluster, ns, user string) {
 		if kind == "websocket" {
 			http.Error(w, "Upgrade Required", http.StatusUpgradeRequired)
 			return
+		}
+		if kind == "" { // net/http's server closes a body that its transport may not have read to its end yet
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusBadGateway)
+				return
+			}
+			r.Body = io.NopCloser(bytes.NewReader(body))
 		}
 		pass.ServeHTTP(w, r)
 	}))
