@@ -13,7 +13,7 @@ func TestSharedProcesses(t *testing.T) {
 	image, roles := c.agentImage(t), documented(t)
 	for _, r := range []rungCase{
 		{name: "shared-net", level: "privileged", image: scratch, roles: []string{"stepin-ephemeral"}, own: true, mode: "ephemeral", says: []string{asNet, staysThen}, steals: true},
-		{name: "shared-bare", level: "restricted", image: scratch, roles: []string{"stepin-ephemeral"}, own: true, says: []string{asBare, noSteal, staysThen}},
+		{name: "shared-bare", level: "restricted", image: scratch, roles: []string{"stepin-ephemeral"}, own: true, says: []string{asBare, noSteal, noMirror, staysThen}},
 	} {
 		t.Run(r.name, func(t *testing.T) {
 			m := newMarket(t, c, r.level, nil)
