@@ -299,7 +299,7 @@ bool sp_readable(const void *from, size_t length)
 	// The kernel reads the set before it finds fault with `how` (rt_sigprocmask(2): EFAULT, EINVAL).
 	uintptr_t first = (uintptr_t)from & ~(uintptr_t)7, last = ((uintptr_t)from + (length ? length - 1 : 0)) & ~(uintptr_t)7;
 	return sp_sys4(SYS_rt_sigprocmask, -1, first, NULL, 8) != -EFAULT &&
-	       (last == first || sp_sys4(SYS_rt_sigprocmask, -1, last, NULL, 8) != -EFAULT);
+	       (last >> 12 == first >> 12 || sp_sys4(SYS_rt_sigprocmask, -1, last, NULL, 8) != -EFAULT);
 }
 
 // ---- The greeting.

@@ -140,7 +140,7 @@ static inline int sp_fail(long error)
 static inline long sp_result(long result) { return result < 0 && result > -4096 ? sp_fail(result) : result; }
 
 // sp_readable tells whether a program's pointer may be read: a wrapper that looks at an argument before the kernel has
-// must let the kernel refuse a bad one. Its first and its last byte are tried; costs a system call each.
+// must let the kernel refuse a bad one. Its first and its last page are tried; costs a system call each.
 bool sp_readable(const void *from, size_t length);
 
 #endif

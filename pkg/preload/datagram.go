@@ -14,6 +14,9 @@ import (
 const (
 	// datagramTTL is how long, in ms, a program may send to a relay without asking again. A relay lives longer.
 	datagramTTL = 5000
+	// strangerTTL is how long, in ms, what comes from an address that is no relay is not asked about again: a relay may
+	// get that port later.
+	strangerTTL = 1000
 	// relayIdle is how long a relay lives without a datagram when its program's socket has gone, and how often that is looked at.
 	relayIdle = time.Minute
 	// maxRelays bounds the associations; one more gets ENOBUFS. Each is a descriptor and a goroutine or two.
@@ -97,7 +100,7 @@ func (r *relays) who(local, peer netip.AddrPort, body WhoQuestion) WhoAnswer {
 	a := r.at[peer]
 	r.mu.Unlock()
 	if a == nil {
-		return WhoAnswer{}
+		return WhoAnswer{TTL: strangerTTL}
 	}
 	own := netip.AddrPortFrom(a.own, local.Port())
 	if asked, ok := r.s.book.asked("udp", local); ok && !asked.Addr().IsUnspecified() {

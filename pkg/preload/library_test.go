@@ -254,6 +254,20 @@ const one = port => new Promise(done => {
 	}
 }
 
+// TestResolverLibrary: one that asks a name server itself, by datagrams (Node's, which is c-ares).
+func TestResolverLibrary(t *testing.T) {
+	if _, err := exec.LookPath("node"); err != nil {
+		t.Skipf("%v", err)
+	}
+	const node = `const r = new (require('dns').Resolver)(); r.setServers(['10.96.0.10']);
+r.resolve4('payments.shop.svc.cluster.local', (e, a) => console.log(e ? e.code : a.join()));
+r.resolve4('nowhere.example.', (e, a) => console.log(e ? e.code : a.join()));`
+	out, err := newPod(t).inside(t, "glibc", "node", "-e", node).CombinedOutput()
+	if got := string(out); err != nil || got != "10.96.7.8\nENOTFOUND\n" && got != "ENOTFOUND\n10.96.7.8\n" {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // TestDatagrams covers sendto, sendmsg, sendmmsg, recvmmsg and connect with two destinations.
 func TestDatagrams(t *testing.T) {
 	each(t, func(t *testing.T, name string) {

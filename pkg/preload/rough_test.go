@@ -55,6 +55,20 @@ func TestRough(t *testing.T) {
 	})
 }
 
+// TestSanitizedProgram: one that has the sanitizer in itself takes the library all the same.
+func TestSanitizedProgram(t *testing.T) {
+	p := newPod(t)
+	rough := shop.make(t, "rough-address", "gcc", "-std=gnu11", "-D_GNU_SOURCE", "-g", "-fsanitize=address,undefined", "-o", "OUT", "preload/test/rough.c")
+	for _, what := range []string{"plain", "threads", "forked"} {
+		cmd := p.inside(t, "glibc", rough, what, "50")
+		cmd.Env = append(cmd.Env, "ASAN_OPTIONS=")
+		out, err := cmd.CombinedOutput()
+		if want := map[string]string{"plain": "1\n", "threads": "400\n", "forked": "50\n"}[what]; err != nil || string(out) != want {
+			t.Errorf("%s: %v, %q", what, err, out)
+		}
+	}
+}
+
 // TestGreeting: without a session a program ends in words, or goes on where it was told to; what is not the debuggee is
 // left alone.
 func TestGreeting(t *testing.T) {
