@@ -1,8 +1,12 @@
 // libc's syscall(): Node's statx and others' newer calls go through it. The row of a number is called in place of libc's,
 // with the very same arguments; a number without a row goes to libc's as if nobody had been here (a jump, not a call: a
 // child of SYS_vfork or SYS_clone would return through a frame that its parent still needs).
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "paths.h"
 #include "sockets.h"
 
 typedef long row(long number, long a, long b, long c, long d, long e, long f);
@@ -29,6 +33,33 @@ ROW(row_recvmsg, recvmsg((int)a, (struct msghdr *)b, (int)c))
 ROW(row_sendmmsg, sendmmsg((int)a, (struct mmsghdr *)b, (unsigned)c, (sp_flags)d))
 ROW(row_recvmmsg, recvmmsg((int)a, (struct mmsghdr *)b, (unsigned)c, (sp_flags)d, (struct timespec *)e))
 
+// Of the files: those that programs make past libc, and what libc's own functions of that name do not do.
+ROW(row_open, open((const char *)a, (int)b, (mode_t)c))
+ROW(row_openat, openat((int)a, (const char *)b, (int)c, (mode_t)d))
+ROW(row_openat2, sp_openat2((int)a, (const char *)b, (const struct sp_open_how *)c, (size_t)d))
+ROW(row_stat, stat((const char *)a, (struct stat *)b))
+ROW(row_lstat, lstat((const char *)a, (struct stat *)b))
+ROW(row_newfstatat, fstatat((int)a, (const char *)b, (struct stat *)c, (int)d))
+ROW(row_access, access((const char *)a, (int)b))
+ROW(row_faccessat, faccessat((int)a, (const char *)b, (int)c, 0))
+ROW(row_faccessat2, faccessat((int)a, (const char *)b, (int)c, (int)d))
+ROW(row_readlink, readlink((const char *)a, (char *)b, (size_t)c))
+ROW(row_readlinkat, readlinkat((int)a, (const char *)b, (char *)c, (size_t)d))
+ROW(row_chdir, chdir((const char *)a))
+ROW(row_fchdir, fchdir((int)a))
+ROW(row_getcwd, sp_getcwd((char *)a, (size_t)b))
+ROW(row_unlinkat, unlinkat((int)a, (const char *)b, (int)c))
+ROW(row_mkdirat, mkdirat((int)a, (const char *)b, (mode_t)c))
+ROW(row_close, close((int)a))
+ROW(row_dup3, dup3((int)a, (int)b, (int)c))
+ROW(row_execve, execve((const char *)a, (char *const *)b, (char *const *)c))
+#ifdef __GLIBC__
+ROW(row_statx, statx((int)a, (const char *)b, (int)c, (unsigned)d, (struct statx *)e))
+ROW(row_renameat2, renameat2((int)a, (const char *)b, (int)c, (const char *)d, (unsigned)e))
+ROW(row_close_range, close_range((unsigned)a, (unsigned)b, (int)c))
+ROW(row_execveat, execveat((int)a, (const char *)b, (char *const *)c, (char *const *)d, (int)e))
+#endif
+
 static const struct {
 	long number;
 	row *call;
@@ -46,6 +77,33 @@ static const struct {
 	{SYS_recvmsg, row_recvmsg},
 	{SYS_sendmmsg, row_sendmmsg},
 	{SYS_recvmmsg, row_recvmmsg},
+#ifdef __x86_64__ // the other architectures have them with a directory only
+	{SYS_open, row_open},
+	{SYS_stat, row_stat},
+	{SYS_lstat, row_lstat},
+	{SYS_access, row_access},
+	{SYS_readlink, row_readlink},
+#endif
+	{SYS_openat, row_openat},
+	{SYS_openat2, row_openat2},
+	{SYS_newfstatat, row_newfstatat},
+	{SYS_faccessat, row_faccessat},
+	{SYS_faccessat2, row_faccessat2},
+	{SYS_readlinkat, row_readlinkat},
+	{SYS_chdir, row_chdir},
+	{SYS_fchdir, row_fchdir},
+	{SYS_getcwd, row_getcwd},
+	{SYS_unlinkat, row_unlinkat},
+	{SYS_mkdirat, row_mkdirat},
+	{SYS_close, row_close},
+	{SYS_dup3, row_dup3},
+	{SYS_execve, row_execve},
+#ifdef __GLIBC__
+	{SYS_statx, row_statx},
+	{SYS_renameat2, row_renameat2},
+	{SYS_close_range, row_close_range},
+	{SYS_execveat, row_execveat},
+#endif
 };
 
 // The slot by hand: SP_WRAP defines a C function, and this one is below.

@@ -28,6 +28,9 @@ import (
 // all runs every program, not only the fast ones.
 var all = flag.Bool("conform.all", false, "run every program, not only the fast ones")
 
+// preloaded runs the programs under preload, too.
+var preloaded = flag.Bool("conform.preload", false, "run the programs under preload, too")
+
 // patience bounds one run of one program on a busy machine.
 const patience = 90 * time.Second
 
@@ -54,6 +57,9 @@ func TestConform(t *testing.T) {
 				t.Fatalf("natively it says no more than this:\n%s", strings.Join(native, "\n"))
 			}
 			compare(t, Namespaces, p, native, r.inPlace(binary, Namespaces))
+			if p.NoPreload == "" && *preloaded {
+				compare(t, Preload, p, native, r.inPlace(binary, Preload))
+			}
 		})
 	}
 }

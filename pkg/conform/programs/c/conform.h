@@ -30,5 +30,6 @@ void listen_subject(void);
 void files_subject(void);
 void places_subject(void);
 void processes_subject(void);
+void cost_subject(void); /* not compared: nanoseconds */
 
 #endif

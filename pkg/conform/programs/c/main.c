@@ -122,7 +122,7 @@ int main(int argc, char **argv)
 	} subjects[] = {
 	    {"environment", environment_subject}, {"names", names_subject},   {"tcp", tcp_subject},
 	    {"udp", udp_subject},                 {"listen", listen_subject}, {"files", files_subject},
-	    {"places", places_subject},           {"processes", processes_subject},
+	    {"places", places_subject},           {"processes", processes_subject}, {"cost", cost_subject},
 	};
 	self = argv[0];
 	static_program = getenv("CONFORM_STATIC");

@@ -1,0 +1,223 @@
+// opendir and its family. Within the session's mount a stream is libc's own. A directory that the session is asked for has
+// a stream of ours: one mapping of memory, which its address tells from libc's (malloc gives no start of a page).
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "fetch.h"
+#include "paths.h"
+
+struct stream {
+	uint64_t magic;
+	size_t size;         // of the mapping, bytes
+	uint32_t count, at;  // records; the next one
+	const char *next;    // where that is
+	const char *records;
+	int fd;              // dirfd
+	struct dirent entry; // the one that was read last
+};
+
+#define MAGIC 0x73746570696e4431ull
+
+_Static_assert(sizeof(struct stream) < 4096, "one page in front of the records");
+
+static struct stream *ours(DIR *d)
+{
+	struct stream *s = (struct stream *)(void *)d;
+	return d && ((uintptr_t)d & 4095) == 0 && s->magic == MAGIC ? s : NULL;
+}
+
+// streamed opens a stream of a fetched directory; fd is its dirfd, and the stream's if that is made.
+static struct stream *streamed(const char *path, int fd)
+{
+	uint32_t count;
+	struct stat size;
+	struct stream *s;
+	int list = sp_fetch_list(path, &count);
+	long at, n = list < 0 ? list : sp_sys2(SYS_fstat, list, &size);
+	if (n < 0)
+		return sp_fail(n), NULL;
+	at = sp_sys6(SYS_mmap, 0, 4096 + size.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	n = at < 0 && at > -4096 ? at : sp_sys4(SYS_pread64, list, at + 4096, size.st_size, 0);
+	sp_sys1(SYS_close, list);
+	if (n != size.st_size)
+		return sp_fail(n < 0 ? n : EIO), NULL;
+	s = (struct stream *)at; // NOLINT
+	s->magic = MAGIC;
+	s->size = 4096 + (size_t)size.st_size;
+	s->records = s->next = (char *)s + 4096;
+	s->count = count;
+	s->fd = fd;
+	return s;
+}
+
+// folder opens a stream of a path that is asked for.
+static struct stream *folder(const struct sp_where *p)
+{
+	int fd = sp_fetch_open(p, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct stream *s = fd < 0 ? NULL : streamed(p->use, fd);
+	if (!s && fd >= 0)
+		sp_sys1(SYS_close, fd);
+	return s;
+}
+
+static void ended(struct stream *s)
+{
+	sp_sys1(SYS_close, s->fd);
+	sp_sys2(SYS_munmap, s, s->size);
+}
+
+SP_WRAP(DIR *, opendir, (const char *path))
+{
+	struct sp_where p;
+	if (sp_path(&p, AT_FDCWD, path, SP_READS))
+		return sp_path_failed(&p), NULL;
+	return sp_path_fetched(&p) ? (DIR *)(void *)folder(&p) : SP_NEXT(opendir)(p.use);
+}
+
+SP_WRAP(DIR *, fdopendir, (int fd))
+{
+	char link[32], text[SP_PATH_MAX];
+	long n, m;
+	struct stat st;
+	if (!sp_serves(SP_SERVE_FILES) || sp_sys2(SYS_fstat, fd, &st) < 0 || S_ISDIR(st.st_mode))
+		return SP_NEXT(fdopendir)(fd);
+	sp_fetch_link(link, fd);
+	n = sp_sys4(SYS_readlinkat, AT_FDCWD, link, text, sizeof text - 1);
+	m = n > 0 ? sp_fetch_directory(text, n) : n;
+	if (m == n)
+		return SP_NEXT(fdopendir)(fd);
+	text[m] = 0;
+	return (DIR *)(void *)streamed(text, fd);
+}
+
+SP_WRAP(int, closedir, (DIR * d))
+{
+	struct stream *s = ours(d);
+	if (!s)
+		return SP_NEXT(closedir)(d);
+	ended(s);
+	return 0;
+}
+
+SP_WRAP(int, dirfd, (DIR * d)) { return ours(d) ? ours(d)->fd : SP_NEXT(dirfd)(d); }
+
+static struct dirent *entry(struct stream *s)
+{
+	struct sp_entry e;
+	const char *end = (char *)s + s->size;
+	if (s->at >= s->count || end - s->next < (long)sizeof e)
+		return NULL;
+	memcpy(&e, s->next, sizeof e);
+	if (e.length >= sizeof s->entry.d_name || end - s->next - (long)sizeof e < e.length)
+		return NULL;
+	s->entry.d_ino = e.inode;
+	s->entry.d_off = ++s->at;
+	s->entry.d_reclen = sizeof s->entry;
+	s->entry.d_type = e.type;
+	memcpy(s->entry.d_name, s->next + sizeof e, e.length);
+	s->entry.d_name[e.length] = 0;
+	s->next += sizeof e + e.length;
+	return &s->entry;
+}
+
+SP_WRAP(struct dirent *, readdir, (DIR * d)) { return ours(d) ? entry(ours(d)) : SP_NEXT(readdir)(d); }
+
+SP_WRAP(void, rewinddir, (DIR * d))
+{
+	struct stream *s = ours(d);
+	if (!s) {
+		SP_NEXT(rewinddir)(d);
+		return;
+	}
+	s->at = 0;
+	s->next = s->records;
+}
+
+SP_WRAP(long, telldir, (DIR * d)) { return ours(d) ? (long)ours(d)->at : SP_NEXT(telldir)(d); }
+
+SP_WRAP(void, seekdir, (DIR * d, long at))
+{
+	struct stream *s = ours(d);
+	if (!s) {
+		SP_NEXT(seekdir)(d, at);
+		return;
+	}
+	s->at = 0;
+	s->next = s->records;
+	while (s->at < (uint32_t)at && entry(s))
+		;
+}
+
+typedef int chooses(const struct dirent *);
+typedef int orders(const struct dirent **, const struct dirent **);
+
+// dropped frees a list that is not finished.
+static int dropped(struct stream *s, struct dirent **all, int n)
+{
+	ended(s);
+	while (n)
+		free(all[--n]);
+	free(all);
+	return sp_fail(ENOMEM);
+}
+
+// scanned is scandir of one of our streams, which it ends; libc's own reads past us.
+static int scanned(struct stream *s, struct dirent ***list, chooses *choose, orders *order)
+{
+	struct dirent **all, *e;
+	int n = 0;
+	if (!s)
+		return -1;
+	all = malloc((s->count + 1) * sizeof *all);
+	if (!all)
+		return dropped(s, NULL, 0);
+	while ((e = entry(s))) {
+		if (choose && !choose(e))
+			continue;
+		all[n] = malloc(sizeof *e);
+		if (!all[n])
+			return dropped(s, all, n);
+		memcpy(all[n++], e, sizeof *e);
+	}
+	ended(s);
+	if (order)
+		qsort(all, (size_t)n, sizeof *all, (int (*)(const void *, const void *))(void *)order);
+	*list = all;
+	return n;
+}
+
+SP_WRAP(int, scandir, (const char *path, struct dirent ***list, chooses *choose, orders *order))
+{
+	struct sp_where p;
+	if (sp_path(&p, AT_FDCWD, path, SP_READS))
+		return sp_path_failed(&p);
+	if (!sp_path_fetched(&p))
+		return SP_NEXT(scandir)(p.use, list, choose, order);
+	return scanned(folder(&p), list, choose, order);
+}
+
+#ifdef __GLIBC__
+// On both architectures struct dirent64 is struct dirent, with another name.
+_Static_assert(sizeof(struct dirent) == sizeof(struct dirent64), "one structure");
+
+typedef int chooses64(const struct dirent64 *);
+typedef int orders64(const struct dirent64 **, const struct dirent64 **);
+
+SP_WRAP(struct dirent64 *, readdir64, (DIR * d))
+{
+	return ours(d) ? (struct dirent64 *)(void *)entry(ours(d)) : SP_NEXT(readdir64)(d);
+}
+
+SP_WRAP(int, scandir64, (const char *path, struct dirent64 ***list, chooses64 *choose, orders64 *order))
+{
+	struct sp_where p;
+	if (sp_path(&p, AT_FDCWD, path, SP_READS))
+		return sp_path_failed(&p);
+	if (!sp_path_fetched(&p))
+		return SP_NEXT(scandir64)(p.use, list, choose, order);
+	return scanned(folder(&p), (struct dirent ***)(void *)list, (chooses *)(void *)choose, (orders *)(void *)order);
+}
+#endif
