@@ -23,6 +23,8 @@ type frontEnd interface {
 
 	// Listeners are the debuggee's sockets that listen now, Connected the TCP ports with connections of the debuggee's.
 	Listeners() ([]namespaces.Listener, error)
+	// Processes are the debuggee's.
+	Processes() ([]int, error)
 	Connected() (map[uint16]bool, error)
 	// OwnPort says that the debuggee listens on a port, DisownPort that nothing of it is left.
 	OwnPort(network string, port uint16) error

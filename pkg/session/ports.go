@@ -38,6 +38,9 @@ type port struct {
 	network string
 	number  uint16
 	addrs   []netip.Addr // the listeners' own addresses, sorted
+	inodes  []uint32
+	since   time.Time // when it was seen first
+	decided bool      // it is known whether it is a debugger's
 	stop    context.CancelFunc
 	pod     uint16        // the pod's port that is taken
 	given   chan struct{} // closed when that is the pod's again; nil where none is taken
@@ -163,18 +166,19 @@ func (p *ports) disown(k portKey) {
 func (p *ports) reconcile(ctx context.Context, listeners []namespaces.Listener) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	want := map[portKey][]netip.Addr{}
+	want, inodes := map[portKey][]netip.Addr{}, map[portKey][]uint32{}
 	for _, l := range listeners {
 		k := portKey{l.Network, l.Addr.Port()}
 		if p.s.private(k) && !p.asked[k] {
 			continue
 		}
-		want[k] = append(want[k], l.Addr.Addr())
+		want[k], inodes[k] = append(want[k], l.Addr.Addr()), append(inodes[k], l.Inode)
 	}
 	maps.DeleteFunc(p.asked, func(k portKey, _ bool) bool { return want[k] == nil })
 	for k, have := range p.open {
 		addrs := sorted(want[k])
 		if slices.Equal(have.addrs, addrs) {
+			p.decide(ctx, k, have)
 			delete(want, k)
 			continue
 		}
@@ -186,7 +190,7 @@ func (p *ports) reconcile(ctx context.Context, listeners []namespaces.Listener) 
 		p.shut(k, have)
 	}
 	for k, addrs := range want {
-		p.begin(ctx, k, sorted(addrs))
+		p.begin(ctx, k, sorted(addrs), inodes[k])
 	}
 }
 
@@ -196,30 +200,48 @@ func sorted(addrs []netip.Addr) []netip.Addr {
 }
 
 // begin opens a port. Its network rules come first: the debuggee may connect to itself right after listen.
-func (p *ports) begin(ctx context.Context, k portKey, addrs []netip.Addr) {
+func (p *ports) begin(ctx context.Context, k portKey, addrs []netip.Addr, inodes []uint32) {
 	if err := p.s.front.OwnPort(k.network, k.number); err != nil {
 		p.s.log.Warn("making a port the debuggee's own", "port", k.number, "err", err)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	new := &port{network: k.network, number: k.number, addrs: addrs, stop: cancel}
+	new := &port{network: k.network, number: k.number, addrs: addrs, inodes: inodes, since: time.Now(), stop: func() {}}
 	p.open[k] = new
-	if pod, ok := p.s.takes(k); ok {
-		new.pod, new.given = pod, make(chan struct{})
-		before, loopback := p.giving[portKey{k.network, pod}], new.loopbackOnly()
-		go func() {
-			if before != nil {
-				<-before // else the port would be refused to us because of ourselves
-			}
-			p.take(ctx, k, pod, loopback)
-			p.gave(k.network, new)
-		}()
-	}
+	p.decide(ctx, k, new)
 	if k.network == "tcp" && !p.s.front.OnHost(k.number) {
 		if l := p.s.listenOnHost(k.number); l != nil {
 			new.host = l
 			p.onHost[k.number] = true
 		}
 	}
+}
+
+// decide has a port taken from the pod, once it is known that it is not a debugger's.
+func (p *ports) decide(ctx context.Context, k portKey, new *port) {
+	if new.decided {
+		return
+	}
+	pod, ok := p.s.takes(k)
+	if ok {
+		var debuggers bool
+		if debuggers, new.decided = p.whose(k, new); !new.decided {
+			return
+		}
+		ok = !debuggers
+	}
+	new.decided = true
+	if !ok {
+		return
+	}
+	ctx, new.stop = context.WithCancel(ctx)
+	new.pod, new.given = pod, make(chan struct{})
+	before, loopback := p.giving[portKey{k.network, pod}], new.loopbackOnly()
+	go func() {
+		if before != nil {
+			<-before // else the port would be refused to us because of ourselves
+		}
+		p.take(ctx, k, pod, loopback)
+		p.gave(k.network, new)
+	}()
 }
 
 func (p *ports) shut(k portKey, have *port) {

@@ -258,6 +258,17 @@ func (f *preloaded) Listeners() ([]namespaces.Listener, error) {
 	return all, err
 }
 
+// Processes likewise.
+func (f *preloaded) Processes() ([]int, error) {
+	all := preload.Processes(f.s.dir)
+	inside := f.within()
+	if inside == nil {
+		return all, nil
+	}
+	more, err := inside.Processes()
+	return append(all, more...), err
+}
+
 // Connected are the ports with connections.
 func (f *preloaded) Connected() (map[uint16]bool, error) {
 	inside := f.within()
