@@ -105,7 +105,7 @@ func New(version string, stdout, stderr io.Writer) *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fail.New(fail.ConfigValue, cmd.CommandPath()+" --help", "%v", err)
 	})
-	root.AddCommand(dapCommand(version), execCommand(version), doctorCommand(version), versionCommand(version), configCommand(), agentCommand(version), targetsCommand(version), sessionsCommand(version), holderCommand(), keepCommand())
+	root.AddCommand(dapCommand(version), execCommand(version), doctorCommand(version), versionCommand(version), configCommand(), agentCommand(version), targetsCommand(version), sessionsCommand(version), holderCommand(), keepCommand(), terminalCommand())
 	root.AddCommand(demo.Commands(os.Getenv(tunEnv), os.Getenv(fuseEnv))...)
 	return root
 }

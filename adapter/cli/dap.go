@@ -11,6 +11,7 @@ import (
 	"github.com/stepin-dev/stepin/adapter/dap"
 	"github.com/stepin-dev/stepin/adapter/debugpy"
 	"github.com/stepin-dev/stepin/adapter/delve"
+	"github.com/stepin-dev/stepin/adapter/jsdebug"
 	"github.com/stepin-dev/stepin/pkg/config"
 	"github.com/stepin-dev/stepin/pkg/fail"
 )
@@ -30,13 +31,18 @@ func dapCommand(version string) *cobra.Command {
 			if err != nil {
 				return fail.Wrap(fail.Internal, err, "start it in an existing directory", "the working directory is gone")
 			}
+			self, err := os.Executable()
+			if err != nil {
+				return fail.Wrap(fail.Internal, err, "start it again", "this program does not find itself")
+			}
 			place := dap.Place{Dir: dir, Environ: os.Environ()}
 			log := logger(cmd.ErrOrStderr())
 			o := dap.Options{
 				Parse:     func(raw json.RawMessage) (*config.Launch, error) { return launchConfig(raw, dir) },
-				Debuggers: map[string]dap.NewDebugger{"go": delve.New, "python": debugpy.New},
+				Debuggers: map[string]dap.NewDebugger{"go": delve.New, "python": debugpy.New, "node": jsdebug.New},
 				Start:     starter(version, place, log),
 				Place:     place,
+				Terminal:  []string{self, "terminal"},
 				Log:       log,
 			}
 			if address == "" {
@@ -56,6 +62,17 @@ func dapCommand(version string) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&address, "listen", "", "loopback address, or unix:PATH in a directory that is yours alone")
 	return cmd
+}
+
+// terminalCommand is what the adapter asks the editor to start in a terminal where the program's variables are not for the
+// editor's eyes.
+func terminalCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "terminal SOCKET",
+		Hidden: true,
+		Args:   exactly(1),
+		RunE:   func(cmd *cobra.Command, args []string) error { return dap.Enter(cmd.Context(), args[0]) },
+	}
 }
 
 // launchConfig reads launch arguments with the stepin.yaml found upwards from the program underneath.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stepin-dev/stepin/adapter/debugpy"
 	"github.com/stepin-dev/stepin/adapter/delve"
+	"github.com/stepin-dev/stepin/adapter/jsdebug"
 	"github.com/stepin-dev/stepin/pkg/embedded"
 	"github.com/stepin-dev/stepin/pkg/fail"
 	"github.com/stepin-dev/stepin/pkg/kube"
@@ -125,6 +126,7 @@ func examineDebuggers() ([]check, error) {
 	}{
 		{"Go debugger", func() (string, error) { return delve.Find(os.Environ()) }},
 		{"Python debugger", func() (string, error) { return debugpy.Find(dir, os.Environ()) }},
+		{"Node debugger", func() (string, error) { return jsdebug.Find(dir, os.Environ()) }},
 	} {
 		c := check{Name: d.name, OK: true}
 		if _, err := d.find(); err != nil {

@@ -58,6 +58,9 @@ func (r *run) relayOn(own, network, address string) (*relay, error) {
 	if y := r.relays[own]; y != nil {
 		return y, nil
 	}
+	if r.childless {
+		return nil, fmt.Errorf("dap: listening for child sessions: %s has ended", r.name)
+	}
 	at := "127.0.0.1:0"
 	if own == "unix" {
 		at = filepath.Join(r.session.runner.Dir(), filepath.Base(r.socket)+"c")
@@ -213,6 +216,7 @@ func (y *relay) close() {
 func (r *run) closeRelays() {
 	r.mu.Lock()
 	relays := r.relays
+	r.childless = true
 	r.mu.Unlock()
 	for _, y := range relays {
 		y.close()

@@ -32,6 +32,7 @@ type Options struct {
 	Debuggers map[string]NewDebugger                                  // by debugger.type
 	Start     Starter
 	Place     Place
+	Terminal  []string // the command that is Enter, without the socket
 	Log       *slog.Logger
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/stepin-dev/stepin/pkg/fail"
 )
@@ -117,6 +118,8 @@ func (r *run) onEvent(m *Message) {
 			r.start.onReady(r)
 			return
 		}
+	case "output":
+		r.plain(m)
 	case "process":
 		if !r.c.isChild() {
 			r.onProcess(m)
@@ -142,6 +145,23 @@ func (r *run) onEvent(m *Message) {
 		return
 	}
 	r.c.toEditor(m)
+}
+
+// plain leaves our own words out of the command line that a real debugger outside shows.
+func (r *run) plain(m *Message) {
+	if r.way == Dials || r.c.isChild() {
+		return
+	}
+	body := fields(m, "body")
+	var text string
+	ours := strings.Join(r.session.runner.Wrap(nil), " ")
+	if ours == "" || decode(body["output"], &text) != nil {
+		return
+	}
+	if rest, ok := strings.CutPrefix(text, ours+" "); ok {
+		body["output"] = mustRaw(rest)
+		m.raw["body"] = mustRaw(body)
+	}
 }
 
 // onProcess remembers the debuggee, for kill, and watches it.

@@ -204,10 +204,15 @@ func (c *conversation) debugger(cfg *config.Launch, noDebug bool) (Debugger, err
 	return prepare(cfg, noDebug, c.o.Place)
 }
 
-// canShow checks that the editor has the console that the configuration asks for.
+// canShow checks that the editor has what the configuration asks for: the console, and child sessions where nothing is
+// debugged without.
 func (c *conversation) canShow(d Debugger) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if d.Command("").Way == Serves && !c.client.Children {
+		return fail.New(fail.ConfigValue, "VS Code and nvim-dap are editors that can",
+			"%s debugs a program in a child session, and this editor cannot start one (startDebugging)", d.Name())
+	}
 	if d.Console() != InternalConsole && !c.client.Terminal {
 		return fail.New(fail.ConfigValue, `use "console": "internalConsole"`,
 			"console %q needs an editor that can run a program in a terminal, and this one cannot", d.Console())

@@ -41,6 +41,7 @@ type run struct {
 	ids     *translation  // nil in the first run
 	way     Way
 	drop    []string // variables that a terminal must not bring
+	entries int      // programs that terminals were asked for, with mu
 	socket  string   // where it listens, if it Serves
 
 	mu        sync.Mutex
@@ -49,6 +50,7 @@ type run struct {
 	finished  bool              // it said terminated
 	debuggees []*os.Process     // from process events
 	relays    map[string]*relay // where child sessions connect, by network
+	childless bool              // no more of them
 	last      []string          // the last lines it printed itself
 	status    string            // how its process ended
 }

@@ -29,11 +29,30 @@ func TestMain(m *testing.M) {
 	if where := os.Getenv(strangerEnv); where != "" {
 		os.Exit(strangerMain(where))
 	}
+	if err := bringJSDebug(); err != nil {
+		fmt.Println("FAIL:", err)
+		os.Exit(1)
+	}
 	status := m.Run()
 	if status == 0 && os.Getuid() == 0 && os.Getenv(onlyEnv) != "root" && !listing() {
 		status = runAsOther()
 	}
 	os.Exit(status)
+}
+
+// jsDebugEnv names js-debug to stepin.
+const jsDebugEnv = "STEPIN_JS_DEBUG"
+
+// bringJSDebug has the stepins of the tests find the js-debug that ./just fetches.
+func bringJSDebug() error {
+	if os.Getenv(jsDebugEnv) != "" {
+		return nil
+	}
+	path, err := filepath.Abs(filepath.Join("..", "..", ".tools", "js-debug"))
+	if err != nil {
+		return err
+	}
+	return os.Setenv(jsDebugEnv, path)
 }
 
 func listing() bool {
@@ -66,7 +85,7 @@ func runAsOther() int {
 	home := filepath.Join(dir, "home")
 	cmd.Env = append(os.Environ(), "HOME="+home, "TMPDIR="+home, "GOCACHE="+userCache(home), "GOPATH="+filepath.Join(home, "go"),
 		"STEPIN_TUN="+filepath.Join(dir, "tun"), "STEPIN_FUSE="+filepath.Join(dir, "fuse"), "STEPIN_BINARY="+filepath.Join(dir, "stepin"),
-		"PATH="+dir+":"+os.Getenv("PATH"), "XDG_RUNTIME_DIR=", "GOFLAGS=", "GOTOOLCHAIN=local")
+		"PATH="+dir+":"+os.Getenv("PATH"), "XDG_RUNTIME_DIR=", jsDebugEnv+"="+filepath.Join(dir, "js-debug"), "GOFLAGS=", "GOTOOLCHAIN=local")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: otherUser, Gid: otherUser}}
 	if err := cmd.Run(); err != nil {
 		fmt.Printf("FAIL: as uid %d: %v\n", otherUser, err)
@@ -111,6 +130,7 @@ func furnish(dir string) error {
 		exec.Command("cp", "-L", binary, filepath.Join(dir, "stepin")).Run(),
 		exec.Command("cp", "-L", dlv, filepath.Join(dir, "dlv")).Run(),
 		os.CopyFS(work, os.DirFS(".")),
+		os.CopyFS(filepath.Join(dir, "js-debug"), os.DirFS(os.Getenv(jsDebugEnv))),
 		os.CopyFS(filepath.Join(dir, "dap", "testdata"), os.DirFS(filepath.Join("..", "dap", "testdata"))), // where it is from work
 		os.WriteFile(filepath.Join(work, "go.mod"), []byte("module github.com/stepin-dev/stepin/adapter/whole\n\ngo 1.26.0\n"), 0o644),
 		os.Mkdir(filepath.Join(dir, "home"), 0o700),

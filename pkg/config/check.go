@@ -15,7 +15,7 @@ import (
 
 var (
 	launchType    = reflect.TypeFor[Launch]()
-	debuggerTypes = []string{"go", "python"}
+	debuggerTypes = []string{"go", "python", "node"}
 )
 
 // maxProblems bounds what one configuration is told: beyond that it is not the file that was meant.

@@ -15,8 +15,7 @@ var laterValues = map[string]map[string]string{
 		"attach": `write "request": "launch"`,
 	},
 	"debugger.type": {
-		"node": `only "go" and "python" exist yet`,
-		"lldb": `only "go" and "python" exist yet`,
+		"lldb": `only "go", "python" and "node" exist yet`,
 		"none": `use stepin exec to run a program without a debugger`,
 	},
 	"incoming.whilePaused": {
@@ -46,4 +45,5 @@ var debuggerKeys = []string{
 	"dlvToolPath", "dlvFlags", "substitutePath", "trace", "backend", "host", "port", "processId",
 	"hideSystemGoroutines", "showGlobalVariables", "showRegisters", "stackTraceDepth", "dlvCwd", "followFork",
 	"module", "python", "justMyCode", "subProcess", "django", "jinja", "redirectOutput", "purpose",
+	"runtimeExecutable", "runtimeArgs", "outFiles", "sourceMaps", "skipFiles", "resolveSourceMapLocations",
 }

@@ -68,7 +68,7 @@ func (Debugger) JSONSchema() *jsonschema.Schema {
 	}
 	props.Set("type", &jsonschema.Schema{
 		Type: "string", Enum: enum,
-		Description: "go: Delve. python: debugpy. Every other key of this object is the debugger's own (program, args, env, cwd; mode, buildFlags …; module, python, justMyCode …).",
+		Description: "go: Delve. python: debugpy. node: js-debug. Every other key of this object is the debugger's own (program, args, env, cwd; mode, buildFlags …; module, python, justMyCode …; runtimeExecutable, outFiles …).",
 	})
 	return &jsonschema.Schema{Type: "object", Properties: props}
 }

@@ -49,7 +49,8 @@ func (b *Buffer) String() string {
 
 // Initialize is what VS Code sends.
 var Initialize = map[string]any{"clientID": "test", "adapterID": "stepin", "pathFormat": "path", "linesStartAt1": true,
-	"columnsStartAt1": true, "supportsProgressReporting": true, "supportsRunInTerminalRequest": true}
+	"columnsStartAt1": true, "supportsProgressReporting": true,
+	"supportsRunInTerminalRequest": true, "supportsStartDebuggingRequest": true}
 
 // Must does a request that has to succeed.
 func Must(t testing.TB, c *client.Client, command string, args any) *client.Message {
