@@ -31,7 +31,7 @@ http
     const path = request.url;
     const said = path.startsWith('/look') ? await look() : '';
     const answer = { Who: 'debuggee', Host: os.hostname(), Pid: process.pid, Path: path }; // a breakpoint's line
-    answer.Caller = `${request.socket.remoteAddress}:${request.socket.remotePort}`;
+    answer.Caller = `${request.socket.remoteAddress}:`;
     answer.Said = said.length;
     response.end(JSON.stringify(answer));
   })

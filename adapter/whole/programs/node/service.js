@@ -28,7 +28,7 @@ const server = http.createServer(async (request, response) => {
   const answer = { // the breakpoint of the tests
     Who: process.env.WHO,
     Hostname: os.hostname(),
-    Client: `${request.socket.remoteAddress}:${request.socket.remotePort}`,
+    Client: `${request.socket.remoteAddress}:`,
     Path: path,
     Unset: process.env.UNSET ?? null,
     Secret: process.env.SECRET,
