@@ -42,22 +42,25 @@ func (m *mirrors) join(c *Child, t *mirror.Taker, socket *os.File, mark uint32) 
 	} else if m.capture, err = mirror.Start(socket, mark, c.log); err != nil {
 		return nil, err
 	}
-	capture := m.capture
 	m.takers++
-	leave = func() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		capture.Remove(t)
-		if m.takers--; m.takers == 0 {
-			m.capture.Close()
-			m.capture = nil
-		}
-	}
-	if err := capture.Add(t); err != nil {
-		go leave() // it takes the lock
+	if err := m.capture.Add(t); err != nil {
+		m.leave(t)
 		return nil, err
 	}
-	return leave, nil
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.leave(t)
+	}, nil
+}
+
+// leave is called with m.mu held.
+func (m *mirrors) leave(t *mirror.Taker) {
+	m.capture.Remove(t)
+	if m.takers--; m.takers == 0 {
+		m.capture.Close()
+		m.capture = nil
+	}
 }
 
 func (m *mirrors) dropped() uint64 {
@@ -208,7 +211,12 @@ func (c *Child) copy(m *copying, cp *mirror.Copy) {
 		_, _ = stream.Write(wire.AppendGap(nil, gap.Lost))
 	default:
 		stream.Reset(syscall.ECONNRESET)
+		return
 	}
+	_ = stream.CloseWrite()
+	stop := context.AfterFunc(m.ctx, func() { stream.Close() })
+	defer stop()
+	_ = untilEnd(stream) // the session has a connection open until then: the bound on copies is one on those, too
 }
 
 // head takes as much of a copy as it takes to know whether it is a health probe's, which is the pod's. end is the copy's

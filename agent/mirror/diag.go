@@ -16,20 +16,16 @@ const (
 	stateListen      = 10
 )
 
-// openDiag returns a finder that asks the kernel (sock_diag(7)); that takes no right. It costs some microseconds.
-func openDiag() (finder, error) {
+// openDiag returns a finder that asks the kernel (sock_diag(7)), until end; that takes no right. It costs some microseconds.
+func openDiag() (find finder, end func(), err error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
-		return nil, fmt.Errorf("mirror: %w", os.NewSyscallError("socket", err))
+		return nil, nil, fmt.Errorf("mirror: %w", os.NewSyscallError("socket", err))
 	}
 	timeout := unix.NsecToTimeval(int64(tick)) // the kernel answers within the call that asks
 	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout)
 	answer := make([]byte, 4<<10)
 	return func(k key) bool {
-		if k == (key{}) {
-			unix.Close(fd)
-			return true
-		}
 		if unix.Sendto(fd, question(k), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}) != nil {
 			return true
 		}
@@ -41,7 +37,7 @@ func openDiag() (finder, error) {
 			return false
 		}
 		return n >= unix.NLMSG_HDRLEN+diagLen && answer[unix.NLMSG_HDRLEN+1] != stateListen
-	}, nil
+	}, func() { unix.Close(fd) }, nil
 }
 
 // question asks for one connection. Where there is none the kernel answers with the listener that would take it.

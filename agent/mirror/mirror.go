@@ -68,7 +68,9 @@ type Capture struct {
 	ports   map[uint16]*port
 	reorder *reorder
 	finder  finder
-	now     time.Time // of what is just processed
+	// endFinder ends that.
+	endFinder func()
+	now       time.Time // of what is just processed
 
 	sawForTest func(frame)
 }
@@ -83,13 +85,13 @@ func Start(socket *os.File, mark uint32, log *slog.Logger) (*Capture, error) {
 	if err != nil {
 		return nil, err
 	}
-	find, err := openDiag()
+	find, end, err := openDiag()
 	if err != nil {
 		log.Warn("connections cannot be told from those that end in a sidecar", "err", err)
-		find = func(key) bool { return true }
+		find, end = func(key) bool { return true }, func() {}
 	}
 	c := newCapture(mark, find, log)
-	c.ring = r
+	c.ring, c.endFinder = r, end
 	go c.run()
 	return c, nil
 }
@@ -169,13 +171,14 @@ func (c *Capture) Close() {
 		one.end(errClosed)
 	}
 	c.conns = nil
-	c.finder(key{})
+	c.endFinder()
 }
 
 var errClosed = errors.New("mirror: the capture has ended")
 
 func (c *Capture) run() {
 	defer close(c.done)
+	defer c.ring.unmap()
 	for {
 		c.mu.Lock()
 		c.now = time.Now()

@@ -76,23 +76,26 @@ func newRing(socket *os.File) (r *ring, err error) {
 	if err := unix.SetsockoptTpacketReq3(fd, unix.SOL_PACKET, unix.PACKET_RX_RING, &req); err != nil {
 		return nil, fmt.Errorf("mirror: %w", os.NewSyscallError("setsockopt PACKET_RX_RING", err))
 	}
-	if r.mem, err = unix.Mmap(fd, 0, blockSize*blocks, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
-		return nil, fmt.Errorf("mirror: %w", os.NewSyscallError("mmap", err))
-	}
 	all := unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL)} // of every interface, those that come later included
 	if err := unix.Bind(fd, &all); err != nil {
 		return nil, fmt.Errorf("mirror: %w", os.NewSyscallError("bind", err))
+	}
+	if r.mem, err = unix.Mmap(fd, 0, blockSize*blocks, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+		return nil, fmt.Errorf("mirror: %w", os.NewSyscallError("mmap", err))
 	}
 	return r, nil
 }
 
 func htons(n uint16) uint16 { return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, n)) }
 
-// close ends read, whose caller then may not use a frame any more. The memory goes with the process's last use of it.
+// close ends read, whose caller then unmaps.
 func (r *ring) close() {
 	r.closed.Store(true)
 	r.file.Close()
 }
+
+// unmap gives the memory back.
+func (r *ring) unmap() { _ = unix.Munmap(r.mem) }
 
 // filter replaces the socket's filter.
 func (r *ring) filter(mark uint32, ports map[uint16]bool) error {

@@ -20,7 +20,7 @@ const (
 	directFor = 10 * time.Second
 )
 
-// finder says whether a connection that comes by the network has a socket in the pod; with the zero key it ends.
+// finder says whether a connection that comes by the network has a socket in the pod.
 type finder func(key) bool
 
 // port is what is known of one of the ports that are copied.
@@ -99,13 +99,11 @@ func (c *Capture) settle(one *conn) {
 
 // heard notes what comes by lo, by which those that are held are decided.
 func (p *port) heard(c *Capture, one *conn, data []byte, first bool) {
-	if !one.lo || p.loopback && p.plain {
+	plain := p.plain || (first || beginning(data)) && !clientHello(data)
+	if !one.lo || p.loopback && plain == p.plain {
 		return
 	}
-	p.loopback = true
-	if first || beginning(data) {
-		p.plain = p.plain || !clientHello(data)
-	}
+	p.loopback, p.plain = true, plain
 	for _, other := range c.conns {
 		if other.local.Port() == one.local.Port() {
 			c.settle(other)

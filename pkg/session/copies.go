@@ -16,10 +16,10 @@ import (
 
 const (
 	// answerQuiet is how long the debuggee's answer to a copy must have paused to be taken for whole.
-	answerQuiet = time.Second
+	answerQuiet = 200 * time.Millisecond
 	// answerMost bounds the wait for it: somebody is stepping through the debuggee.
 	answerMost = 30 * time.Minute
-	answerPoll = 100 * time.Millisecond
+	answerPoll = 50 * time.Millisecond
 )
 
 // serveCopy hands a copy of a connection to the debuggee, like a stolen one, and drops what it answers. Whatever happens

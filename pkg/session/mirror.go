@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/stepin-dev/stepin/pkg/fail"
@@ -61,31 +62,41 @@ func (p *ports) mirrorFrom(ctx context.Context, l *link, k portKey, pod uint16, 
 			} else if err != nil {
 				return err
 			}
-			losses.heard(m, time.Now())
+			losses.heard(m)
 		}
 	})
 }
 
-// losses says what a mirror loses: at once when it begins to, and from time to time while it goes on.
+// losses says what a mirror loses: at once when it begins to, and while it goes on every lossEvery.
+//
+// Goroutines: the timer's, while something is yet to be said.
 type losses struct {
-	say        func(string)
-	port, name string
-	now, told  wire.Mirrored
-	at         time.Time
+	say  func(string)
+	port string
+
+	mu        sync.Mutex
+	name      string // the pod's
+	now, told wire.Mirrored
+	at        time.Time // when it was said last
+	later     *time.Timer
 }
 
+// begin is for a new mirror: its counts begin anew.
 func (l *losses) begin(name string) {
 	l.last()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.name, l.now, l.told, l.at = name, wire.Mirrored{}, wire.Mirrored{}, time.Time{}
 }
 
-func (l *losses) heard(m wire.Mirrored, now time.Time) {
+func (l *losses) heard(m wire.Mirrored) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if m.Text != "" {
 		l.say(l.name + ": " + m.Text)
 	}
-	if l.now = m; l.changed() && now.Sub(l.at) >= lossEvery {
-		l.at = now
-		l.last()
+	if l.now = m; l.later == nil && l.changed() {
+		l.later = time.AfterFunc(time.Until(l.at.Add(lossEvery)), l.last)
 	}
 }
 
@@ -95,10 +106,16 @@ func (l *losses) changed() bool {
 
 // last says what has not been said yet.
 func (l *losses) last() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.later != nil {
+		l.later.Stop()
+		l.later = nil
+	}
 	if !l.changed() {
 		return
 	}
-	l.told = l.now
+	l.told, l.at = l.now, time.Now()
 	line := fmt.Sprintf("%s of %s: %d of %d copies are not whole, %d bytes are lost: this program, or the way to it, does not keep up",
 		l.port, l.name, l.now.LostFlows, max(l.now.Flows, l.now.LostFlows), l.now.Lost)
 	if l.now.Dropped > 0 {

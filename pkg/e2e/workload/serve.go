@@ -36,6 +36,7 @@ const biggest = 1 << 20
 type server struct {
 	name        string
 	ready, live atomic.Int32 // HTTP statuses
+	served      atomic.Int64 // answers
 }
 
 // serve listens where it is told to until ctx ends. A port "" is not served.
@@ -119,6 +120,9 @@ func (s *server) routes() http.Handler {
 		}
 		tell(w, s.name, err)
 	})
+	mux.HandleFunc("/served", func(w http.ResponseWriter, r *http.Request) {
+		tell(w, strconv.FormatInt(s.served.Load(), 10), nil)
+	})
 	mux.HandleFunc("/bytes", func(w http.ResponseWriter, r *http.Request) {
 		n, err := strconv.ParseInt(r.FormValue("n"), 10, 64)
 		if err != nil {
@@ -141,6 +145,7 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return // the client has gone
 	}
+	s.served.Add(1)
 	host, _ := os.Hostname()
 	path := r.URL.Path
 	w.Header().Set("Content-Type", "application/json")
