@@ -114,7 +114,7 @@ func printSessions(cmd *cobra.Command, all bool, list []session.Used) error {
 		return nil
 	}
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-	head := "ID\tTARGET\tPOD\tWHO\tSINCE\tPORTS\tNOTE"
+	head := "ID\tTARGET\tPOD\tWHO\tSINCE\tMODE\tPORTS\tNOTE"
 	if all {
 		head = "NAMESPACE\t" + head
 	}
@@ -124,7 +124,7 @@ func printSessions(cmd *cobra.Command, all bool, list []session.Used) error {
 		if !u.Since.IsZero() {
 			since = u.Since.Local().Format(time.DateTime)
 		}
-		row := strings.Join([]string{dash(u.Short()), dash(u.Target), dash(u.Pod), dash(u.Who), dash(since), dash(portList(u)), note(u)}, "\t")
+		row := strings.Join([]string{dash(u.Short()), dash(u.Target), dash(u.Pod), dash(u.Who), dash(since), dash(u.Mode), dash(portList(u)), note(u)}, "\t")
 		if all {
 			row = dash(u.Namespace) + "\t" + row
 		}
