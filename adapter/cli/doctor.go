@@ -18,6 +18,7 @@ import (
 	"github.com/stepin-dev/stepin/pkg/fail"
 	"github.com/stepin-dev/stepin/pkg/kube"
 	"github.com/stepin-dev/stepin/pkg/namespaces"
+	"github.com/stepin-dev/stepin/pkg/preload"
 )
 
 // check is one line of the doctor's report.
@@ -107,8 +108,33 @@ func examine(cmd *cobra.Command) ([]check, error) {
 		}
 		all = append(all, c)
 	}
+	library, err := examinePreload(cmd)
+	if err != nil {
+		return nil, err
+	}
 	debuggers, err := examineDebuggers()
-	return append(all, debuggers...), err
+	return append(append(all, library...), debuggers...), err
+}
+
+// examinePreload tries the front end preload. Its files are optional: without a mount they are fetched.
+func examinePreload(cmd *cobra.Command) ([]check, error) {
+	image, err := embedded.Preload("glibc")
+	if err != nil {
+		return nil, err
+	}
+	p, err := preload.Probe(cmd.Context(), image, os.Getenv(fuseEnv))
+	if err != nil {
+		return nil, err
+	}
+	loads := check{Name: "preload", OK: p.Loads == nil, Optional: true}
+	if p.Loads != nil {
+		loads.Error, loads.Cure = p.Loads.Error(), "let TMPDIR name a directory on a file system without noexec; programs of another libc than glibc have a library of their own"
+	}
+	files := check{Name: "preload: FUSE", OK: p.Mount == nil, Optional: true}
+	if p.Mount != nil {
+		files.Error, files.Cure = p.Mount.Error(), "install fusermount3 (the package fuse3) and let this user open /dev/fuse; without it the pod's files are fetched as they are opened"
+	}
+	return []check{loads, files}, nil
 }
 
 // examineDebuggers looks for each real debugger as a launch without keys would. Nobody needs all of them: one that is

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stepin-dev/stepin/adapter/dap/talk"
 	"github.com/stepin-dev/stepin/pkg/podlet"
 )
 
@@ -70,6 +71,9 @@ func TestPreload(t *testing.T) {
 	t.Run("sees the pod", func(t *testing.T) { preloadSees(t, p) })
 	t.Run("is called", func(t *testing.T) { preloadCalled(t, p) })
 	t.Run("is refused", func(t *testing.T) { preloadRefused(t, p) })
+	t.Run("a port that is taken", func(t *testing.T) { preloadMoved(t, p) })
+	t.Run("a static child", func(t *testing.T) { preloadStatic(t, p) })
+	t.Run("without namespaces", func(t *testing.T) { preloadFallback(t, p) })
 	t.Run("killed", func(t *testing.T) { preloadKilled(t, p) })
 }
 
@@ -89,6 +93,11 @@ func preloadSees(t *testing.T, p *podlet.Pod) {
 	}
 	own := p.Addr(false).String()
 	for step, want := range map[string]string{
+		"file":               `"green"`,
+		"list":               `["colour"]`,
+		"stat":               `5`,
+		"write":              `"EROFS"`,
+		"child":              `"orders-7d9f"`,
 		"env":                `"pod"`,
 		"hostname":           `["orders-7d9f", "orders-7d9f"]`,
 		"name":               `"10.96.7.7"`,
@@ -104,34 +113,45 @@ func preloadSees(t *testing.T, p *podlet.Pod) {
 			t.Errorf("%s: %s, not %s", step, said[step], want)
 		}
 	}
+	if !strings.Contains(said["resolv"], "nameserver 10.96.0.10") {
+		t.Errorf("resolv.conf: %s", said["resolv"])
+	}
 	if t.Failed() {
 		t.Logf("stderr:\n%s", got.stderr)
 	}
 }
 
 // serving starts the server in the pod's place and waits until it has the pod's port.
-func serving(t *testing.T, p *podlet.Pod, port uint16) *exec.Cmd {
+func serving(t *testing.T, p *podlet.Pod, port uint16, env ...string) *exec.Cmd {
 	t.Helper()
 	cmd := command(t, p, merge(map[string]any{"incoming": map[string]any{"map": map[string]any{fmt.Sprint(port): 8080}}}, preloading),
 		python(t), filepath.Join(source(t, "preload"), "serve.py"), fmt.Sprint(port))
-	cmd.Stderr = os.Stderr
+	cmd.Stderr, cmd.Env = &talk.Buffer{}, append(os.Environ(), env...)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("stderr:\n%s", cmd.Stderr)
+		}
 	})
 	return cmd
+}
+
+// caller is a client outside of the pod.
+func caller(p *podlet.Pod) *http.Client {
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return p.Outside.Dial(ctx, network, netip.AddrPort{}, netip.MustParseAddrPort(addr))
+	}}}
 }
 
 func preloadCalled(t *testing.T, p *podlet.Pod) {
 	port := free(t)
 	cmd := serving(t, p, port)
 	url := "http://" + netip.AddrPortFrom(p.Addr(false), 8080).String() + "/x"
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		return p.Outside.Dial(ctx, network, netip.AddrPort{}, netip.MustParseAddrPort(addr))
-	}}}
+	client := caller(p)
 	var r struct{ Who, Client, Peer, Local, Path string }
 	eventually(t, patience, "the debuggee answers", func() bool {
 		resp, err := client.Get(url)
@@ -169,14 +189,71 @@ func preloadRefused(t *testing.T, p *podlet.Pod) {
 	}
 }
 
-// preloadKilled kills stepin by SIGKILL: its program, the mount and the directory go.
-func preloadKilled(t *testing.T, p *podlet.Pod) {
-	before, err := filepath.Glob(filepath.Join(os.TempDir(), "stepin-session-*"))
+// preloadMoved has the debuggee listen on a port that this machine does not have for it any more.
+func preloadMoved(t *testing.T, p *podlet.Pod) {
+	taken, err := net.Listen("tcp", "0.0.0.0:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := free(t)
+	defer taken.Close()
+	port := taken.Addr().(*net.TCPAddr).AddrPort().Port()
 	cmd := serving(t, p, port)
+	said := cmd.Stderr.(*talk.Buffer)
+	url := "http://" + netip.AddrPortFrom(p.Addr(false), 8080).String() + "/x"
+	eventually(t, patience, "the debuggee answers", func() bool {
+		r, err := get(limit(t), caller(p), url)
+		return err == nil && r.Who == "debuggee" && strings.HasSuffix(r.Local, fmt.Sprint(":", port))
+	})
+	if want := fmt.Sprintf("tcp port %d cannot be had on this machine", port); !strings.Contains(said.String(), want) {
+		t.Errorf("not said: %s: %s", want, said.String())
+	}
+}
+
+// preloadStatic has a child that no library can serve run in namespaces, or refused in words where those cannot be had.
+func preloadStatic(t *testing.T, p *podlet.Pod) {
+	script := program(t, "steps") + " cat=/etc/config/colour env=WHO env=LD_PRELOAD; echo status $?"
+	got := run(t, p, preloading, "/bin/sh", "-c", script)
+	if want := "cat=/etc/config/colour: green\nenv=WHO: pod\nenv=LD_PRELOAD: \nstatus 0\n"; got.stdout != want {
+		t.Errorf("%q, not %q: %s", got.stdout, want, got.stderr)
+	}
+	cmd := command(t, p, preloading, "/bin/sh", "-c", script)
+	cmd.Env = append(os.Environ(), "STEPIN_TUN=/dev/null")
+	var said talk.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil || string(out) != "status 126\n" || !strings.Contains(said.String(), "cannot be run in the pod's place: it is a Go program") {
+		t.Errorf("%q, %v: %s", out, err, said.String())
+	}
+}
+
+// preloadFallback holds that auto takes preload where namespaces cannot be had, and says so.
+func preloadFallback(t *testing.T, p *podlet.Pod) {
+	cmd := command(t, p, nil, python(t), "-c", "import os, socket; print(os.environ['WHO'], socket.gethostname())")
+	cmd.Env = append(os.Environ(), "STEPIN_TUN=/dev/null")
+	var said talk.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil || string(out) != "pod orders-7d9f\n" || !strings.Contains(said.String(), "front end preload, because") {
+		t.Errorf("%q, %v: %s", out, err, said.String())
+	}
+	cmd = command(t, p, nil, program(t, "steps"), "env=WHO")
+	cmd.Env = append(os.Environ(), "STEPIN_TUN=/dev/null")
+	cmd.Stderr = &said
+	if out, err := cmd.Output(); err == nil || cmd.ProcessState.ExitCode() != 125 || len(out) > 0 || !strings.Contains(said.String(), "needs namespaces: it is a Go program") {
+		t.Errorf("%q, %v: %s", out, err, said.String())
+	}
+}
+
+// preloadKilled kills stepin by SIGKILL: its program, the mount and the directory go.
+func preloadKilled(t *testing.T, p *podlet.Pod) {
+	dir, err := os.MkdirTemp("", "k-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	eventually(t, patience, "the former session's agent has ended", func() bool { return agentParent(t, p) == 0 }) // it has its token elsewhere
+	port := free(t)
+	cmd := serving(t, p, port, "TMPDIR="+dir)
 	url := fmt.Sprintf("http://127.0.0.1:%d/", port)
 	eventually(t, patience, "the debuggee listens", func() bool {
 		resp, err := http.Get(url)
@@ -197,11 +274,11 @@ func preloadKilled(t *testing.T, p *podlet.Pod) {
 		return err != nil
 	})
 	eventually(t, tidyTime, "the directory has gone", func() bool {
-		now, err := filepath.Glob(filepath.Join(os.TempDir(), "stepin-session-*"))
-		return err == nil && len(now) <= len(before)
+		now, err := filepath.Glob(filepath.Join(dir, "stepin-session-*"))
+		return err == nil && len(now) == 0
 	})
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil || strings.Contains(string(mounts), "stepin-session-") {
+	if err != nil || strings.Contains(string(mounts), dir) {
 		t.Errorf("mounts: %v\n%s", err, mounts)
 	}
 }

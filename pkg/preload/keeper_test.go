@@ -103,4 +103,3 @@ func TestTidy(t *testing.T) {
 		}
 	}
 }
-

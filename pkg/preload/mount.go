@@ -23,10 +23,10 @@ const mountTime = 10 * time.Second
 // Mount mounts FUSE at a directory: by mount(2) where this user may, else by fusermount3. It returns the descriptor to serve,
 // which is the caller's. device is "" or another node than /dev/fuse.
 func Mount(at, device string) (*os.File, error) {
-	if device == "" {
-		device = "/dev/fuse"
+	if device != "" { // which fusermount3 knows nothing of
+		return mountSelf(at, device)
 	}
-	f, err := mountSelf(at, device)
+	f, err := mountSelf(at, "/dev/fuse")
 	if err == nil {
 		return f, nil
 	}

@@ -20,7 +20,8 @@ type Program struct {
 	Loader string // the dynamic loader it asks for; "" is none: static
 	Go     bool   // made by Go's compiler: it makes system calls itself, with cgo or without
 	SetUID bool   // setuid, setgid or with file capabilities: the loader ignores LD_PRELOAD (ld.so(8), secure execution)
-	Other  bool   // for another machine, or nothing that the kernel runs
+	Alien  bool   // for another machine, as 32-bit programs are
+	Other  bool   // nothing that the kernel runs by itself
 }
 
 // Musl says whether its libc is musl.
@@ -30,7 +31,9 @@ func (p Program) Musl() bool { return strings.Contains(filepath.Base(p.Loader), 
 func (p Program) Why() string {
 	switch {
 	case p.Other:
-		return "it is no program of this machine's"
+		return "it is no program"
+	case p.Alien:
+		return "it is for another kind of machine"
 	case p.Go:
 		return "it is a Go program, which makes its system calls itself"
 	case p.Loader == "":
@@ -116,7 +119,7 @@ func inspectELF(path string, file *os.File) (Program, error) {
 		p.Other = true // a text without #!, which shells run; or a kind that binfmt_misc knows
 		return p, nil
 	}
-	p.Other = f.Machine != machine()
+	p.Alien = f.Machine != machine()
 	for _, ph := range f.Progs {
 		if ph.Type != elf.PT_INTERP {
 			continue

@@ -103,10 +103,10 @@ type Server struct {
 	notices atomic.Int64
 	close   sync.Once
 
-	mu      sync.Mutex
-	conns   map[*net.UnixConn]bool
-	first   chan struct{} // closed at the first greeting of a debuggee
-	once    sync.Once
+	mu    sync.Mutex
+	conns map[*net.UnixConn]bool
+	first chan struct{} // closed at the first greeting
+	once  sync.Once
 }
 
 // socketName is the socket's name in the private directory.
@@ -171,7 +171,7 @@ func (s *Server) Value() string {
 	return fmt.Sprintf("%d:%s:%s:%s", Version, flags, s.token, s.path)
 }
 
-// First is closed when a process of the debuggee's has greeted for the first time.
+// First is closed when the first process has greeted: the library has been loaded.
 func (s *Server) First() <-chan struct{} { return s.first }
 
 // Machine is the kernel's word on this machine's sockets.
@@ -300,8 +300,8 @@ func (s *Server) hello(q *question) bool {
 	}
 	if s.cfg.Handler.Greet(q.pid, string(tail)) {
 		answer.Serve = s.cfg.Serve
-		s.once.Do(func() { close(s.first) })
 	}
+	s.once.Do(func() { close(s.first) })
 	copy(answer.Hostname[:len(answer.Hostname)-1], s.cfg.Hostname)
 	if body.Flags&HelloBrief != 0 {
 		q.answer(answer, nil)

@@ -34,6 +34,7 @@ type preloaded struct {
 	s       *Session
 	keeper  *preload.Keeper
 	library string
+	musl    bool          // what the library is for
 	done    chan struct{} // closed by Close
 
 	making sync.Mutex // one try to make namespaces at a time
@@ -57,7 +58,7 @@ func newPreloaded(_ context.Context, s *Session, musl bool) (_ *preloaded, err e
 	if err != nil {
 		return nil, err
 	}
-	f := &preloaded{s: s, library: filepath.Join(s.dir, preload.LibraryName), done: make(chan struct{})}
+	f := &preloaded{s: s, musl: musl, library: filepath.Join(s.dir, preload.LibraryName), done: make(chan struct{})}
 	if strings.ContainsAny(f.library, ": ") { // what LD_PRELOAD is split at (ld.so(8))
 		return nil, fail.New(fail.PreloadForbidden, "let XDG_RUNTIME_DIR or TMPDIR name a directory without blanks and colons",
 			"no library can be loaded from %q", s.dir)
@@ -428,7 +429,11 @@ func (f *preloaded) Exec(pid int, program string) (uint32, []string, error) {
 		program = filepath.Join(fmt.Sprintf("/proc/%d/cwd", pid), program)
 	}
 	p, err := preload.Inspect(program, variable(f.s.options.Place.Environ, "PATH"))
-	if err != nil || p.Other || p.Why() == "" {
+	why := p.Why()
+	if why == "" && p.Musl() != f.musl {
+		why = "it goes through another libc than the program that it belongs to"
+	}
+	if err != nil || p.Other || why == "" {
 		return preload.ExecSame, nil, nil // the kernel says what is wrong with it
 	}
 	if policy.IsHostProgram(p.Path, nil, f.s.config.HostPrograms) {
@@ -436,12 +441,12 @@ func (f *preloaded) Exec(pid int, program string) (uint32, []string, error) {
 	}
 	name := filepath.Base(p.Path)
 	if p.SetUID {
-		f.s.sayOnce(0, "%s runs on this machine, not in the pod's place: %s", name, p.Why())
+		f.s.sayOnce(0, "%s runs on this machine, not in the pod's place: %s", name, why)
 		return preload.ExecHost, nil, nil
 	}
 	inside, err := f.makeInside()
 	if err != nil {
-		f.s.sayOnce(0, "%s cannot be run in the pod's place: %s, and %v", name, p.Why(), err)
+		f.s.sayOnce(0, "%s cannot be run in the pod's place: %s, and %v", name, why, err)
 		return 0, nil, syscall.EPERM
 	}
 	return preload.ExecWrap, inside.Wrap(nil), nil
