@@ -28,9 +28,6 @@ import (
 // all runs every program, not only the fast ones.
 var all = flag.Bool("conform.all", false, "run every program, not only the fast ones")
 
-// preloaded runs the programs under preload, too.
-var preloaded = flag.Bool("conform.preload", false, "run the programs under preload, too")
-
 // patience bounds one run of one program on a busy machine.
 const patience = 90 * time.Second
 
@@ -57,8 +54,10 @@ func TestConform(t *testing.T) {
 				t.Fatalf("natively it says no more than this:\n%s", strings.Join(native, "\n"))
 			}
 			compare(t, Namespaces, p, native, r.inPlace(binary, Namespaces))
-			if p.NoPreload == "" && *preloaded {
+			if p.NoPreload == "" {
 				compare(t, Preload, p, native, r.inPlace(binary, Preload))
+			} else {
+				r.refused(binary)
 			}
 		})
 	}
@@ -369,6 +368,16 @@ func (r *run) inPlace(binary string, f FrontEnd) []string {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
+	out, errs, err := r.begin(ctx, binary, f)
+	if err != nil {
+		r.t.Errorf("under %s: %v\n%s", f, err, strings.Join(errs, "\n"))
+	}
+	return out
+}
+
+// begin runs stepin with the program to its end and returns what both outputs said.
+func (r *run) begin(ctx context.Context, binary string, f FrontEnd) (said, complained []string, err error) {
+	r.t.Helper()
 	argv, env := r.prepare()
 	text, err := json.Marshal(map[string]any{
 		"target": fmt.Sprintf("local/%d", r.pod.MainPID()), "incoming": map[string]any{"mode": "steal"}, "frontEnd": f,
@@ -384,10 +393,20 @@ func (r *run) inPlace(binary string, f FrontEnd) []string {
 	cmd := exec.CommandContext(ctx, binary, append([]string{"exec", "--config", file, "--"}, argv...)...)
 	cmd.Env = append(append(env, "HTTP_PROXY=http://this.machine:3128", "GREETING=this machine's"), carried()...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = r.scratch, out, errs
-	if err := cmd.Run(); err != nil {
-		r.t.Errorf("under %s: %v\n%s", f, err, strings.Join(errs.finish(), "\n"))
+	err = cmd.Run()
+	return out.finish(), errs.finish(), err
+}
+
+// refused holds that preload does not begin a program that it cannot serve.
+func (r *run) refused(binary string) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	out, errs, err := r.begin(ctx, binary, Preload)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 125 || len(out) > 0 {
+		r.t.Errorf("under preload, which cannot serve it (%s): %v\n%s", r.program.NoPreload, err, strings.Join(append(out, errs...), "\n"))
 	}
-	return out.finish()
 }
 
 // carried are the variables of the tests that stepin itself reads.

@@ -8,4 +8,12 @@ var Exceptions = []Exception{
 	{Namespaces, "", `files statvfs: ok read-only$`, "files statvfs: ok writable", "for the same reason"},
 	{Namespaces, "", `files getxattr: ENODATA$`, "files getxattr: ENOTSUP",
 		"extended attributes of the pod's files are not carried; programs take both for none"},
+	{Preload, "", `files getxattr: ENODATA$`, "files getxattr: ENOTSUP", "as under namespaces"},
+	{Preload, "", `names v4 localhost: ok 127.0.0.1 127.0.0.1$`, "names v4 localhost: ok 127.0.0.1",
+		"glibc takes the hosts file's line for ::1 for another 127.0.0.1; the session says each address once"},
+	{Preload, "", `(listen itself 10\.244\.1\.9.*: .*)10\.244\.1\.9( port.*)10\.244\.1\.9( port.*)$`, "${1}127.0.0.1${2}127.0.0.1${3}",
+		"a program that calls itself does so on this machine's loopback: no interface here has the pod's address"},
+	{Preload, "", `(listen itself 10\.244\.1\.9.*: .*)10\.244\.1\.9( port.*)$`, "${1}127.0.0.1${2}", "likewise"},
+	{Preload, "", `udp refused (.*): ECONNREFUSED$`, "udp refused $1: EAGAIN",
+		"not told yet: where the pod's datagram is refused, its sender waits as for one that is lost"},
 }

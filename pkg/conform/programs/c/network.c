@@ -189,8 +189,8 @@ static void datagrams(const char *ip)
 	if (connect(fd, (struct sockaddr *)&to, n) || send(fd, "x", 1, 0) != 1)
 		say(what, "%s", errno_name(errno));
 	struct pollfd p = {.fd = fd, .events = POLLIN};
-	poll(&p, 1, long_patience);
-	say(what, "%s", result(recv(fd, text, sizeof text, 0)));
+	poll(&p, 1, patience);
+	say(what, "%s", result(recv(fd, text, sizeof text, MSG_DONTWAIT)));
 	close(fd);
 }
 
