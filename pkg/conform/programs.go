@@ -59,6 +59,8 @@ type Program struct {
 	Make string   // the program that has to be there to make it; "" = none
 	Argv []string // of the run; {C}, {STATIC}, {CGO}, {JAVA}, {SOURCE}, {SCRATCH}, {PYTHON} are paths
 	Fast bool     // part of ./just test
+	// Stands says that it changes into a directory of the pod's, which preload refuses in words where there is no FUSE.
+	Stands bool
 	// NoPreload says why preload cannot serve it; it must refuse then, in words.
 	NoPreload string
 }
@@ -68,12 +70,12 @@ func Programs() []Program {
 	subjects := strings.Fields("environment names tcp udp listen files places processes")
 	const static = "linked statically: there is no libc to stand before"
 	return []Program{
-		{Name: "c", Make: "gcc", Argv: append([]string{"{C}"}, subjects...), Fast: true},
+		{Name: "c", Make: "gcc", Argv: append([]string{"{C}"}, subjects...), Fast: true, Stands: true},
 		{Name: "c-static", Make: "gcc", Argv: append([]string{"{C}-static"}, subjects...), NoPreload: static},
 		{Name: "go-static", Argv: []string{"{STATIC}"}, Fast: true, NoPreload: static},
 		{Name: "go-cgo", Make: "gcc", Argv: []string{"{CGO}"}, NoPreload: "Go makes its system calls itself, even with cgo"},
-		{Name: "python", Make: "python3", Argv: []string{"{PYTHON}", "{SOURCE}/python/conform.py"}, Fast: true},
-		{Name: "node", Make: "node", Argv: []string{"node", "{SOURCE}/node/conform.js"}},
+		{Name: "python", Make: "python3", Argv: []string{"{PYTHON}", "{SOURCE}/python/conform.py"}, Fast: true, Stands: true},
+		{Name: "node", Make: "node", Argv: []string{"node", "{SOURCE}/node/conform.js"}, Stands: true},
 		{Name: "java", Make: "javac", Argv: []string{"java", "-Xshare:auto", "-cp", "{JAVA}", "Conform"}},
 		{Name: "curl", Make: "curl", Argv: []string{"sh", "-c", curl}},
 		{Name: "nginx", Make: "nginx", Argv: []string{"sh", "-c", nginx}},
