@@ -139,6 +139,13 @@ func testScript(t *testing.T, l language) {
 	t.Run("terminal", func(t *testing.T) { testTerminal(t, l) })
 	t.Run("restart", func(t *testing.T) { testScriptRestart(t, l) })
 	t.Run("killed", func(t *testing.T) { testScriptKilled(t, l) })
+	t.Run("preload", func(t *testing.T) {
+		launch := l.launch
+		l.launch = func(t *testing.T, p *podlet.Pod, more map[string]any) map[string]any {
+			return merge(launch(t, p, more), map[string]any{"frontEnd": "preload"})
+		}
+		testScriptBreakpoint(t, l)
+	})
 }
 
 // editor is what an editor does for an adapter: child sessions and terminals.
