@@ -59,7 +59,8 @@ type Program struct {
 	Make string   // the program that has to be there to make it; "" = none
 	Argv []string // of the run; {C}, {STATIC}, {CGO}, {JAVA}, {SOURCE}, {SCRATCH}, {PYTHON} are paths
 	Fast bool     // part of ./just test
-	// Stands says that it changes into a directory of the pod's, which preload refuses in words where there is no FUSE.
+	// Stands says that it uses a directory of the pod's as one of the kernel's: to stand in, or to read and be told EISDIR.
+	// Where there is no FUSE, preload refuses the one in words and has no errno for the other.
 	Stands bool
 	// NoPreload says why preload cannot serve it; it must refuse then, in words.
 	NoPreload string
@@ -76,7 +77,7 @@ func Programs() []Program {
 		{Name: "go-cgo", Make: "gcc", Argv: []string{"{CGO}"}, NoPreload: "Go makes its system calls itself, even with cgo"},
 		{Name: "python", Make: "python3", Argv: []string{"{PYTHON}", "{SOURCE}/python/conform.py"}, Fast: true, Stands: true},
 		{Name: "node", Make: "node", Argv: []string{"node", "{SOURCE}/node/conform.js"}, Stands: true},
-		{Name: "java", Make: "javac", Argv: []string{"java", "-Xshare:auto", "-cp", "{JAVA}", "Conform"}},
+		{Name: "java", Make: "javac", Argv: []string{"java", "-Xshare:auto", "-cp", "{JAVA}", "Conform"}, Stands: true},
 		{Name: "curl", Make: "curl", Argv: []string{"sh", "-c", curl}},
 		{Name: "nginx", Make: "nginx", Argv: []string{"sh", "-c", nginx}},
 	}
