@@ -54,8 +54,9 @@ type Association struct {
 	near netip.AddrPort // the debuggee's socket on this machine, once known
 }
 
-// take returns the association of the key, a new one with fresh.
-func (r *relays) take(key relayKey, at netip.Addr) (a *Association, fresh bool, err error) {
+// take returns the association of the key, a new one with fresh: with the pod's own address, and where the debuggee's socket
+// is, as far as that is known.
+func (r *relays) take(key relayKey, at, own netip.Addr, near netip.AddrPort) (a *Association, fresh bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if a := r.open[key]; a != nil {
@@ -68,7 +69,7 @@ func (r *relays) take(key relayKey, at netip.Addr) (a *Association, fresh bool, 
 	if err != nil {
 		return nil, false, fmt.Errorf("preload: a relay for datagrams: %w", err)
 	}
-	a = &Association{s: r.s, key: key, conn: c, addr: unmap(c.LocalAddr().(*net.UDPAddr).AddrPort()), far: key.far}
+	a = &Association{s: r.s, key: key, conn: c, addr: unmap(c.LocalAddr().(*net.UDPAddr).AddrPort()), far: key.far, own: own, near: near}
 	if r.open == nil {
 		r.open, r.at = map[relayKey]*Association{}, map[netip.AddrPort]*Association{}
 	}
@@ -131,13 +132,12 @@ func (s *Server) association(q *question, inode uint64, to, local netip.AddrPort
 	if bound6(AddressOf(local)) {
 		at = loopback6
 	}
-	a, fresh, err := s.relays.take(relayKey{inode: inode, far: dst}, at)
+	a, fresh, err := s.relays.take(relayKey{inode: inode, far: dst}, at, s.cfg.Handler.Own(dst.Addr()), netip.AddrPort{})
 	if err != nil {
 		q.fail(errno(err))
 		return
 	}
 	if fresh {
-		a.own = s.cfg.Handler.Own(dst.Addr())
 		s.serve(a)
 	}
 	q.answer(ConnectAnswer{Verdict: VerdictPod, TTL: ttl, To: mapped(a.addr, like)}, nil)
@@ -160,12 +160,11 @@ func (s *Server) SendUDP(client, dst netip.AddrPort, data []byte) error {
 	if real.Addr().Is6() {
 		at = loopback6
 	}
-	a, fresh, err := s.relays.take(relayKey{near: dst, far: unmap(client)}, at)
+	a, fresh, err := s.relays.take(relayKey{near: dst, far: unmap(client)}, at, dst.Addr(), real)
 	if err != nil {
 		return err
 	}
 	if fresh {
-		a.own, a.near = dst.Addr(), real
 		s.serve(a)
 	}
 	_, err = a.Write(data)

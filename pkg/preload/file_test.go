@@ -46,8 +46,7 @@ func (f shelf) ReadFile(_ context.Context, path string, limit int64) ([]byte, er
 }
 
 func TestServerFiles(t *testing.T) {
-	s, l := greeted(t, &decider{})
-	s.cfg.Files = shelf{"/etc/config/colour": "green"}
+	_, l := greeted(t, &decider{files: shelf{"/etc/config/colour": "green"}})
 	var st StatAnswer
 	l.ask(KindStat, PathQuestion{}, []byte("/etc/config/./link")).must(&st)
 	if st.Size != 5 || st.Mode != unix.S_IFREG|0o444 || st.MTime != 1_700_000_000 || st.MTimeNsec != 5 || st.UID != uint32(os.Getuid()) {

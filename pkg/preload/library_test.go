@@ -287,8 +287,8 @@ func TestDatagrams(t *testing.T) {
 				"connected again: " + at("7001") + " five from nobody  (0)\n"
 			same(t, p.run(t, name, "datagrams", address), want)
 			// Two, one and two destinations of three sockets, and two connects: each was asked about once.
-			if p.routes != 7 {
-				t.Errorf("%d questions about destinations", p.routes)
+			if asked, _ := p.seen(); asked != 7 {
+				t.Errorf("%d questions about destinations", asked)
 			}
 		}
 	})
@@ -387,8 +387,8 @@ func TestServed(t *testing.T) {
 			if err := cmd.Wait(); err != nil {
 				t.Errorf("%v: %v", c, err)
 			}
-			if moved := fmt.Sprint(p.moved); moved != map[bool]string{true: "[tcp 0.0.0.0:" + port + "]", false: "[]"}[c.taken != ""] {
-				t.Errorf("%v: moved %s", c, moved)
+			if _, ports := p.seen(); fmt.Sprint(ports) != map[bool]string{true: "[tcp 0.0.0.0:" + port + "]", false: "[]"}[c.taken != ""] {
+				t.Errorf("%v: moved %s", c, ports)
 			}
 		}
 	})

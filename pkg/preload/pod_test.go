@@ -171,6 +171,13 @@ func (p *pod) Moved(network string, asked, _ netip.AddrPort) {
 	p.moved = append(p.moved, network+" "+asked.String())
 }
 
+// seen returns how often the library has asked where to, and which ports were moved.
+func (p *pod) seen() (routes int, moved []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.routes, p.moved
+}
+
 // greeter answers the first greeting of a connection as it likes, or not at all (nil), and nothing else.
 func greeter(t *testing.T, answer func() (HelloAnswer, syscall.Errno)) (variable string, l *net.UnixListener) {
 	t.Helper()

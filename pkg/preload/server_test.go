@@ -30,6 +30,7 @@ var (
 // decider is a Handler for tests. Destinations: port 1 refuses, 2 answers when told to, 3 never, 4 is this machine's, 5 is
 // denied; all others greet and echo.
 type decider struct {
+	files   Files
 	mu      sync.Mutex
 	said    []string
 	moved   []string
@@ -138,7 +139,7 @@ func serving(t *testing.T, d *decider) *Server {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	d.answer, d.dropped = make(chan error, 1), make(chan struct{})
-	s, err := New(Config{Dir: dir, Serve: ServeTCP | ServeUDP, Hostname: "orders-1", Handler: d,
+	s, err := New(Config{Dir: dir, Serve: ServeTCP | ServeUDP, Hostname: "orders-1", Handler: d, Files: d.files,
 		Table: []Rule{{Prefix: "/etc/config", Action: PathTranslate, To: dir + "/pod/etc/config", WriteError: syscall.EROFS}}})
 	if err != nil {
 		t.Fatal(err)
@@ -541,9 +542,11 @@ func TestServerDelivers(t *testing.T) {
 	defer taken.Close()
 	asked := netip.AddrPortFrom(podAddr, taken.Addr().(*net.TCPAddr).AddrPort().Port())
 	c, got := listening(t, l, asked)
+	d.mu.Lock()
 	if len(d.moved) != 1 || d.moved[0] != asked.String()+" true" {
 		t.Errorf("moved: %v", d.moved)
 	}
+	d.mu.Unlock()
 	all, err := s.Listeners()
 	if err != nil || len(all) != 1 || all[0].Addr != asked {
 		t.Fatalf("%v, %v", all, err)
