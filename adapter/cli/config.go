@@ -49,7 +49,7 @@ func configCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			b, err := config.Schema()
 			if err == nil {
-				_, err = cmd.OutOrStdout().Write(append(b, '\n'))
+				_, err = cmd.OutOrStdout().Write(b)
 			}
 			return err
 		},

@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -18,6 +20,7 @@ import (
 
 func dapCommand(version string) *cobra.Command {
 	var address string
+	var untilEOF bool
 	cmd := &cobra.Command{
 		Use:   "dap [--listen 127.0.0.1:PORT|unix:PATH]",
 		Short: "Be the debug adapter that an editor talks to",
@@ -52,6 +55,15 @@ func dapCommand(version string) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if untilEOF {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithCancel(ctx)
+				defer cancel()
+				go func() { // until standard input or this process ends
+					_, _ = io.Copy(io.Discard, cmd.InOrStdin())
+					cancel()
+				}()
+			}
 			name := l.Addr().String()
 			if l.Addr().Network() == "unix" {
 				name = "unix:" + name
@@ -61,6 +73,7 @@ func dapCommand(version string) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&address, "listen", "", "loopback address, or unix:PATH in a directory that is yours alone")
+	cmd.Flags().BoolVar(&untilEOF, "until-eof", false, "with --listen: end when standard input does, as with an editor that was killed")
 	return cmd
 }
 

@@ -50,6 +50,10 @@ type client struct {
 	Progress bool `json:"supportsProgressReporting"`
 	Terminal bool `json:"supportsRunInTerminalRequest"`
 	Children bool `json:"supportsStartDebuggingRequest"`
+
+	// ownErrors comes with launch: our own extension shows itself why a launch or restart failed, with buttons, and the
+	// editor's dialog would be a second one.
+	ownErrors bool
 }
 
 // operation is a launch or restart under way.
@@ -222,7 +226,10 @@ func (c *conversation) refuse(seq int, command string, err error) {
 	case errors.Is(err, context.Canceled):
 		c.reply(newFailure(seq, command, "cancelled", code, command+" was cancelled", false))
 	default:
-		c.reply(newFailure(seq, command, what, code, describe(err), true))
+		c.mu.Lock()
+		show := !c.client.ownErrors || command != "launch" && command != "restart"
+		c.mu.Unlock()
+		c.reply(newFailure(seq, command, what, code, describe(err), show))
 	}
 }
 

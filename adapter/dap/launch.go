@@ -2,6 +2,7 @@ package dap
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"sync"
 	"time"
@@ -48,6 +49,7 @@ func (c *conversation) toLaunching(m *Message) bool {
 	ready := c.phase == idle && c.announced != nil
 	if ready {
 		c.phase = launching
+		c.client.ownErrors = showsErrors(m.Field("arguments"))
 	}
 	c.mu.Unlock()
 	if !ready {
@@ -81,6 +83,14 @@ func (c *conversation) settleLaunch(s *live, err error) error {
 	}
 	c.mu.Unlock()
 	return err
+}
+
+// showsErrors reads a key of our own extension's (keys with two underscores are the client's, by the DAP specification).
+func showsErrors(arguments json.RawMessage) bool {
+	var args struct {
+		ShowsErrors bool `json:"__showsErrors"`
+	}
+	return decode(arguments, &args) == nil && args.ShowsErrors
 }
 
 // launch does what F5 asks for. On an error it has ended the real debugger; the session it returns is the caller's.

@@ -501,3 +501,18 @@ func TestSecondLaunch(t *testing.T) {
 	exit(t, a.Client)
 	must(t, a.Client, "disconnect", nil)
 }
+
+// TestShowsErrors: why a launch failed is shown once, by the editor or by the extension that asked for it.
+func TestShowsErrors(t *testing.T) {
+	for _, own := range []bool{false, true} {
+		a := startAdapter(t, t.TempDir())
+		must(t, a.Client, "initialize", initialize)
+		args := launchArgs(map[string]any{"program": "./nothing"})
+		args["__showsErrors"] = own
+		var failed struct{ Error struct{ ShowUser bool } }
+		body(t, refused(t, a.Client, "launch", args).Body, &failed)
+		if failed.Error.ShowUser == own {
+			t.Errorf("__showsErrors %v: showUser %v", own, failed.Error.ShowUser)
+		}
+	}
+}
