@@ -7,27 +7,45 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write docs/configuration.md anew")
+var update = flag.Bool("update", false, "write docs/configuration.md and the VS Code extension's schema anew")
 
-const referencePage = "../../docs/configuration.md"
+const (
+	referencePage   = "../../docs/configuration.md"
+	extensionSchema = "../../editors/vscode/schema/launch.json"
+)
 
 func TestReference(t *testing.T) {
-	want := Reference()
+	generated(t, referencePage, Reference())
+}
+
+// TestReferenceOfExtension: `-run TestReference -update` writes it, too.
+func TestReferenceOfExtension(t *testing.T) {
+	want, err := Schema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	generated(t, extensionSchema, want)
+}
+
+// generated compares a file with what is to be in it, or writes it.
+func generated(t *testing.T, name string, want []byte) {
+	t.Helper()
 	if *update {
-		if err := os.WriteFile(referencePage, want, 0o644); err != nil {
+		if err := os.WriteFile(name, want, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	have, err := os.ReadFile(referencePage)
+	have, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(have, want) {
-		t.Errorf("docs/configuration.md is out of date: go test ./pkg/config -run TestReference -update")
+		t.Errorf("%s is out of date: go test ./pkg/config -run TestReference -update", name)
 	}
 }
 
@@ -70,6 +88,24 @@ func TestSchemaHoldsEveryKey(t *testing.T) {
 	})
 	if strings.Contains(string(raw), "rollout") {
 		t.Error("the schema names what does not exist yet")
+	}
+}
+
+// TestDebuggersHaveHelp: whoever adds a debugger.type says what its keys are.
+func TestDebuggersHaveHelp(t *testing.T) {
+	for _, typ := range debuggerTypes {
+		if len(ownKeys[typ]) == 0 {
+			t.Errorf("debugger.type %s has no keys in debuggerkeys.go", typ)
+		}
+	}
+	for typ, keys := range ownKeys {
+		seen := map[string]bool{}
+		for _, k := range append(slices.Clone(keys), commonKeys...) {
+			if seen[k.name] || k.text == "" {
+				t.Errorf("%s: %s is there twice, or without a text", typ, k.name)
+			}
+			seen[k.name] = true
+		}
 	}
 }
 

@@ -70,7 +70,11 @@ func (Debugger) JSONSchema() *jsonschema.Schema {
 		Type: "string", Enum: enum,
 		Description: "go: Delve. python: debugpy. node: js-debug. Every other key of this object is the debugger's own (program, args, env, cwd; mode, buildFlags …; module, python, justMyCode …; runtimeExecutable, outFiles …).",
 	})
-	return &jsonschema.Schema{Type: "object", Properties: props}
+	s := &jsonschema.Schema{Type: "object", Properties: props}
+	for _, t := range debuggerTypes {
+		s.AllOf = append(s.AllOf, ofType(t))
+	}
+	return s
 }
 
 // JSONSchema describes a port.
