@@ -69,6 +69,16 @@ e2e *arguments: build
 bench *arguments: build
     @.ci/bench {{ arguments }}
 
+# check the VS Code extension and make bin/stepin-linux-x64.vsix of it, with bin/stepin inside (or `vscode arm64`)
+[no-exit-message]
+vscode arch="": (build arch)
+    @.ci/vscode {{ arch }}
+
+# F5 in a real VS Code in a real browser: in the demo's pod, and in the cluster that $KUBECONFIG names or that runs
+[no-exit-message]
+e2e-vscode *arguments: vscode
+    @.ci/e2e-vscode {{ arguments }}
+
 # format the Go files
 fmt:
     @find {{ go_dirs }} -name '*.go' -not -path '*/testdata/*' -exec gofmt -l -w {} +

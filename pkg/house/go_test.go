@@ -37,7 +37,7 @@ func TestPackageComments(t *testing.T) {
 func TestLengths(t *testing.T) {
 	for _, name := range files() {
 		switch path.Ext(name) {
-		case ".go", ".c", ".h", ".sh":
+		case ".go", ".c", ".h", ".sh", ".ts":
 		default:
 			continue
 		}

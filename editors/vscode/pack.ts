@@ -1,0 +1,59 @@
+// Makes the .vsix for one platform: node pack.ts STEPIN TARGET OUT, with STEPIN the binary that goes in and TARGET
+// linux-x64 or linux-arm64. The extension is put together in a folder of its own: the package.json there has the
+// configuration's schema, which VS Code wants inline.
+import { execFileSync } from "node:child_process";
+import { chmodSync, copyFileSync, cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join, resolve } from "node:path";
+import { buildSync } from "esbuild";
+import { attributes, type Schema } from "./attributes.ts";
+
+const here = import.meta.dirname;
+
+interface Manifest {
+  files?: string[];
+  scripts?: unknown;
+  devDependencies?: unknown;
+  contributes: { debuggers: { configurationAttributes: { launch: unknown } }[] };
+}
+
+function manifest(): Manifest {
+  const m = JSON.parse(readFileSync(join(here, "package.json"), "utf8")) as Manifest;
+  const schema = JSON.parse(readFileSync(join(here, "schema/launch.json"), "utf8")) as Schema;
+  for (const d of m.contributes.debuggers) d.configurationAttributes.launch = attributes(schema);
+  m.files = ["bin", "dist", "schema", "README.md", "LICENSE"];
+  delete m.scripts;
+  delete m.devDependencies;
+  return m;
+}
+
+function stage(stepin: string, dir: string): void {
+  rmSync(dir, { recursive: true, force: true });
+  mkdirSync(join(dir, "bin"), { recursive: true });
+  for (const name of ["README.md", "LICENSE", "schema"]) cpSync(join(here, name), join(dir, name), { recursive: true });
+  writeFileSync(join(dir, "package.json"), JSON.stringify(manifest(), undefined, 2));
+  copyFileSync(stepin, join(dir, "bin/stepin"));
+  chmodSync(join(dir, "bin/stepin"), 0o755);
+  buildSync({
+    entryPoints: [join(here, "src/extension.ts")],
+    outfile: join(dir, "dist/extension.cjs"),
+    bundle: true,
+    platform: "node",
+    format: "cjs",
+    target: "node22",
+    external: ["vscode"],
+    minify: true,
+    sourcemap: false,
+    logLevel: "warning",
+  });
+}
+
+const [stepin, target, out] = process.argv.slice(2);
+if (!stepin || !target || !out) throw new Error("usage: node pack.ts STEPIN TARGET OUT");
+const dir = join(dirname(resolve(out)), `../.tools/build/vscode-${target}`);
+stage(stepin, dir);
+const vsce = join(dirname(createRequire(import.meta.url).resolve("@vscode/vsce/package.json")), "vsce");
+execFileSync(process.execPath, [vsce, "package", "--target", target, "--no-dependencies", "--out", resolve(out)], {
+  cwd: dir,
+  stdio: ["ignore", "ignore", "inherit"],
+});

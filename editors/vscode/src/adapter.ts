@@ -1,0 +1,103 @@
+// The one `stepin dap --listen` of a window: every session of the window connects to it, so that a child session finds
+// its parent's. It starts with the first session and ends with the window, even one that is killed: it watches its
+// standard input, which this process holds.
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { environment, failure, Failure } from "./stepin.ts";
+
+export interface AdapterOptions {
+  /** The stepin to run. */
+  path: () => string;
+  cwd: string;
+  /** Gets the adapter's standard error, in pieces as they come. */
+  log: (text: string) => void;
+}
+
+/** How long the adapter may take to listen, in ms: it does so before anything else, in some 30. */
+const startTime = 10_000;
+
+export class Adapter {
+  readonly #options: AdapterOptions;
+  #running: Promise<string> | undefined;
+  #child: ChildProcess | undefined;
+
+  constructor(options: AdapterOptions) {
+    this.#options = options;
+  }
+
+  /** The socket to connect to; starts the adapter where none runs. Rejects with a Failure. */
+  socket(): Promise<string> {
+    this.#running ??= this.#start().catch((err: unknown) => {
+      this.#running = undefined;
+      throw err;
+    });
+    return this.#running;
+  }
+
+  /** Ends the adapter and with it every session. */
+  dispose(): void {
+    this.#child?.kill();
+  }
+
+  async #start(): Promise<string> {
+    const dir = await privateDirectory();
+    try {
+      return await this.#listen(dir);
+    } catch (err) {
+      await rm(dir, { recursive: true, force: true });
+      throw err;
+    }
+  }
+
+  #listen(dir: string): Promise<string> {
+    const { cwd, log } = this.#options;
+    const path = this.#options.path();
+    const socket = join(dir, "dap.sock");
+    const child = spawn(path, ["dap", "--listen", `unix:${socket}`, "--until-eof"], {
+      cwd,
+      env: environment(process.env),
+      stdio: ["pipe", "pipe", "pipe"],
+    });
+    this.#child = child;
+    let errors = "";
+    child.stderr.setEncoding("utf8").on("data", (text: string) => {
+      if (errors.length < 4096) errors += text;
+      log(text);
+    });
+    return new Promise((resolve, reject) => {
+      const slow = setTimeout(() => {
+        child.kill();
+        reject(new Failure(`${path} did not listen within ${startTime / 1000} s`));
+      }, startTime);
+      child.stdout.once("data", () => {
+        clearTimeout(slow);
+        resolve(socket);
+      });
+      child.on("error", (err) => {
+        clearTimeout(slow);
+        reject(new Failure(`${path} cannot be run: ${err.message}`));
+      });
+      child.on("close", () => {
+        clearTimeout(slow);
+        if (this.#child === child) this.#child = this.#running = undefined;
+        void rm(dir, { recursive: true, force: true });
+        reject(failure(errors, `${path} ended at once`));
+      });
+    });
+  }
+}
+
+/** A directory that is 0700, as mkdtemp makes it: who reaches the socket can run programs. */
+async function privateDirectory(): Promise<string> {
+  const runtime = process.env["XDG_RUNTIME_DIR"];
+  if (runtime) {
+    try {
+      return await mkdtemp(join(runtime, "stepin-"));
+    } catch {
+      // named but not there, as after su
+    }
+  }
+  return mkdtemp(join(tmpdir(), "stepin-"));
+}

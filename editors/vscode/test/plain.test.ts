@@ -1,0 +1,125 @@
+// What needs neither VS Code nor stepin.
+import assert from "node:assert/strict";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { attributes, type Schema } from "../attributes.ts";
+import { findDlv } from "../src/debuggers.ts";
+import { absoluteProgram, findYAML, offer, programFolder, wantsTarget } from "../src/launch.ts";
+import { cures, isFailure, sentence } from "../src/problems.ts";
+import { environment, failure } from "../src/stepin.ts";
+import { describe, detail, parse, remembered, sorted } from "../src/targets.ts";
+
+test("Delve is found where Go developers have it", () => {
+  const has =
+    (...paths: string[]) =>
+    (path: string) =>
+      paths.includes(path);
+  const env = { GOBIN: "/gobin", GOPATH: "/a:/b", HOME: "/home/u", PATH: "/usr/bin:/bin" };
+  assert.equal(findDlv("/mine", env, has()), "/mine");
+  assert.equal(findDlv("", env, has("/gobin/dlv", "/b/bin/dlv")), "/gobin/dlv");
+  assert.equal(findDlv("", env, has("/b/bin/dlv", "/bin/dlv")), "/b/bin/dlv");
+  assert.equal(findDlv("", env, has("/home/u/go/bin/dlv", "/bin/dlv")), "/bin/dlv");
+  assert.equal(findDlv("", { HOME: "/home/u" }, has("/home/u/go/bin/dlv")), "/home/u/go/bin/dlv");
+  assert.equal(findDlv("", env, has()), undefined);
+});
+
+test("F5 without a configuration offers one for the language", () => {
+  assert.deepEqual(offer("go")?.debugger, { type: "go", program: "${fileDirname}" });
+  assert.equal(offer("go")?.target, "pick");
+  assert.equal(offer("markdown"), undefined);
+});
+
+test("a target is to be picked where there is none", () => {
+  const launch = { type: "stepin", request: "launch", name: "" };
+  assert.ok(wantsTarget(launch));
+  assert.ok(wantsTarget({ ...launch, target: "pick" }));
+  assert.ok(!wantsTarget({ ...launch, target: "deployment/pick" }));
+});
+
+test("programs are made absolute, import paths are not", (t) => {
+  const dir = mkdtempSync(join(tmpdir(), "stepin-test-"));
+  t.after(() => {
+    rmSync(dir, { recursive: true });
+  });
+  mkdirSync(join(dir, "cmd/orders"), { recursive: true });
+  const program = (p: string) => absoluteProgram({ type: "go", program: p }, dir).program;
+  assert.equal(program("cmd/orders"), join(dir, "cmd/orders"));
+  assert.equal(program("./no/such"), join(dir, "no/such"));
+  assert.equal(program("example.com/orders"), "example.com/orders");
+  assert.equal(program("/abs"), "/abs");
+  assert.equal(absoluteProgram({ program: "cmd/orders", dlvCwd: "x" }, dir).program, "cmd/orders");
+
+  assert.equal(findYAML(join(dir, "cmd/orders")), undefined);
+  writeFileSync(join(dir, "stepin.yaml"), "target: deployment/orders\n");
+  assert.equal(findYAML(join(dir, "cmd/orders")), join(dir, "stepin.yaml"));
+  assert.equal(programFolder({ program: join(dir, "stepin.yaml") }, "/"), dir);
+  assert.equal(programFolder({ program: join(dir, "cmd") }, "/"), join(dir, "cmd"));
+  assert.equal(programFolder({ program: "example.com/orders" }, dir), dir);
+});
+
+test("targets: used ones first, what cannot be one last", () => {
+  const item = (target: string, note = "") => ({ namespace: "shop", target, ready: 1, of: 2, ...(note ? { note } : {}) });
+  const items = [item("a/1", "no ready pod"), item("b/2"), item("c/3"), item("d/4")];
+  const used = remembered(remembered([], item("c/3")), item("d/4"));
+  assert.deepEqual(sorted(items, used).map((i) => i.target), ["d/4", "c/3", "b/2", "a/1"]);
+  assert.deepEqual(remembered(used, item("c/3")).map((u) => u.target), ["c/3", "d/4"]);
+  assert.equal(describe(item("a/1", "no ready pod")), "1/2 ready · no ready pod");
+  const several = { ...item("a/1"), containers: ["app", "mesh"], default: "app" };
+  assert.equal(detail(several, true), "shop · app (default), mesh");
+  assert.equal(detail({ ...several, containers: ["app"] }, false), "");
+  assert.deepEqual(parse(`{"items": null, "missing": ["no right"]}`), { items: [], missing: ["no right"] });
+  assert.equal(parse(`{"items": []}`).missing, undefined);
+  let many: ReturnType<typeof remembered> = [];
+  for (let i = 0; i < 50; i++) many = remembered(many, item(`pod/${i}`));
+  assert.equal(many.length, 20);
+});
+
+test("errors are one sentence with what mends them", () => {
+  const failed = (id: number, format: string, message = format) =>
+    ({ type: "response", command: "launch", success: false, message, body: { error: { id, format } } }) as const;
+  const unknown = failed(227, "there is no deployment/order\nhint: did you mean deployment/orders?");
+  assert.ok(isFailure(unknown));
+  assert.equal(sentence(unknown), "stepin: there is no deployment/order. did you mean deployment/orders?");
+  assert.deepEqual(cures(unknown), ["Choose Another Target", "Run Doctor"]);
+  assert.deepEqual(cures(failed(223, "")), ["Run Doctor", "Open launch.json"]);
+  assert.deepEqual(cures(failed(102, "")), ["Open launch.json"]);
+  assert.deepEqual(cures(failed(302, "")), ["Run Doctor"]);
+  assert.deepEqual(cures(failed(100, "")), ["Show Log"]);
+  assert.equal(sentence(failed(403, "Build error")), undefined);
+  assert.equal(sentence(failed(100, "launch was cancelled", "cancelled")), undefined);
+  assert.ok(!isFailure({ type: "response", command: "evaluate", success: false }));
+  assert.ok(!isFailure({ type: "event", event: "output" }));
+  assert.ok(!isFailure(undefined));
+});
+
+test("stepin's own way of failing is read", () => {
+  const f = failure("noise\nstepin: one\nhint: do this\nstepin: two\nhint: or that\n", "otherwise");
+  assert.equal(f.message, "one; two");
+  assert.equal(f.hint, "do this");
+  assert.equal(failure("panic: …", "otherwise").message, "otherwise");
+});
+
+test("the debuggee gets nothing that VS Code put into the environment", () => {
+  assert.deepEqual(environment({ PATH: "/bin", VSCODE_PID: "1", ELECTRON_RUN_AS_NODE: "1" }), { PATH: "/bin" });
+});
+
+test("launch.json's help is the schema, and lets a target be picked", () => {
+  const read = (name: string): unknown => JSON.parse(readFileSync(new URL(`../${name}`, import.meta.url), "utf8"));
+  const schema = read("schema/launch.json") as Schema;
+  const made = attributes(schema);
+  assert.deepEqual(Object.keys(made.properties), Object.keys(schema.properties));
+  const target = new RegExp(made.properties["target"]?.pattern ?? "^$");
+  for (const good of ["pick", "deployment/orders", "local/4711", "${command:stepin.pickTarget}", "pod/${env:POD}"]) assert.match(good, target);
+  for (const bad of ["orders", "picked"]) assert.doesNotMatch(bad, target);
+  // The snippets' configurations have no key that the schema does not know.
+  interface Snippet {
+    body: Record<string, unknown>;
+  }
+  const manifest = read("package.json") as { contributes: { debuggers: { configurationSnippets: Snippet[] }[] } };
+  for (const snippet of manifest.contributes.debuggers[0]?.configurationSnippets ?? []) {
+    for (const key of Object.keys(snippet.body))
+      assert.ok(key in schema.properties || ["type", "request", "name"].includes(key), key);
+  }
+});

@@ -1,0 +1,158 @@
+// The extension's parts with a window that is played (test/vscode.ts) and with the real stepin, where it is built.
+import assert from "node:assert/strict";
+import { chmodSync, existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { connect } from "node:net";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { beforeEach, test } from "node:test";
+import type * as vscode from "vscode";
+import { Adapter } from "../src/adapter.ts";
+import { Configurations } from "../src/configurations.ts";
+import { Picker } from "../src/picker.ts";
+import { tracker } from "../src/show.ts";
+import { answers, said } from "./vscode.ts";
+
+const stepin = join(import.meta.dirname, "../../../bin/stepin");
+
+const dir = mkdtempSync(join(tmpdir(), "stepin-test-"));
+process.on("exit", () => {
+  rmSync(dir, { recursive: true });
+});
+
+const listing = { items: [{ namespace: "shop", target: "deployment/orders", ready: 1, of: 1 }] };
+
+/** A stepin that says what it is told to, and what it was asked. */
+function player(script: string): string {
+  const path = join(dir, `stepin-${Math.random()}`);
+  writeFileSync(path, `#!/usr/bin/env node\n${script}\n`);
+  chmodSync(path, 0o755);
+  return path;
+}
+
+function memory(): vscode.Memento {
+  const kept = new Map<string, unknown>();
+  return {
+    keys: () => [...kept.keys()],
+    get: (key: string, otherwise?: unknown) => kept.get(key) ?? otherwise,
+    update: (key: string, value: unknown) => Promise.resolve(void kept.set(key, value)),
+  } as vscode.Memento;
+}
+
+function configurations(path: string, memo = memory()): Configurations {
+  return new Configurations(new Picker(memo, () => path), () => path);
+}
+
+const folder = { uri: { fsPath: dir } } as unknown as vscode.WorkspaceFolder;
+const written = { type: "stepin", request: "launch", name: "n", debugger: { type: "go", program: "." } };
+
+beforeEach(() => {
+  said.errors.length = said.commands.length = said.sent.length = 0;
+  answers.settings = { dlvPath: "/the/dlv" };
+  answers.choose = (rows) => rows[0];
+  delete answers.button;
+  delete answers.language;
+});
+
+test("an empty configuration becomes one for the open program, or a sentence", () => {
+  answers.language = "go";
+  const empty = {} as vscode.DebugConfiguration;
+  assert.equal(configurations("").resolveDebugConfiguration(folder, empty)?.type, "stepin");
+  answers.language = "markdown";
+  assert.equal(configurations("").resolveDebugConfiguration(folder, empty), undefined);
+  assert.deepEqual(said.errors, ["stepin cannot debug markdown yet"]);
+  assert.equal(configurations("").resolveDebugConfiguration(folder, written), written);
+});
+
+test("a missing target is picked, and the debugger handed over", async () => {
+  const path = player(`if (process.argv.slice(2).join(" ") !== "targets -o json -n shop") process.exit(1);
+    console.log(${JSON.stringify(JSON.stringify(listing))})`);
+  const config = { ...written, namespace: "shop", target: "pick" };
+  const got = await configurations(path).resolveDebugConfigurationWithSubstitutedVariables(folder, config);
+  assert.deepEqual(got, {
+    ...written,
+    namespace: "shop",
+    target: "deployment/orders",
+    debugger: { type: "go", program: dir, dlvToolPath: "/the/dlv" },
+    __showsErrors: true,
+  });
+});
+
+test("all namespaces are a row away", async () => {
+  const path = player(`console.log(process.argv.includes("-A") ? ${JSON.stringify(JSON.stringify(listing))} : '{"items":[]}')`);
+  const got = await configurations(path).resolveDebugConfigurationWithSubstitutedVariables(folder, written);
+  assert.equal(got?.["namespace"], "shop");
+});
+
+test("no pick, no start, and nothing is said", async () => {
+  answers.choose = () => undefined;
+  const path = player(`console.log('{"items":[]}')`);
+  assert.equal(await configurations(path).resolveDebugConfigurationWithSubstitutedVariables(folder, written), undefined);
+  assert.deepEqual(said.errors, []);
+});
+
+test("a cluster that cannot be asked is one sentence, and doctor a button away", async () => {
+  answers.button = "Run Doctor";
+  const path = player(`console.error("stepin: no kubeconfig\\nhint: kubectl config view"); process.exit(125)`);
+  const config = { ...written, namespace: "it's" };
+  assert.equal(await configurations(path).resolveDebugConfigurationWithSubstitutedVariables(folder, config), undefined);
+  assert.deepEqual(said.errors, ["stepin: no kubeconfig. kubectl config view"]);
+  await new Promise(setImmediate);
+  assert.deepEqual(said.sent, [`'${path}' 'doctor' '-n' 'it'\\''s'`]);
+});
+
+test("a target that is there is not asked for, nor one of stepin.yaml", async (t) => {
+  const path = player(`console.log(process.argv[2] === "config" ? '{"target":"deployment/orders"}' : "nobody asks")`);
+  const there = { ...written, target: "pod/x" };
+  const got = await configurations(path).resolveDebugConfigurationWithSubstitutedVariables(folder, there);
+  assert.equal(got?.["target"], "pod/x");
+  const yaml = join(dir, "stepin.yaml");
+  writeFileSync(yaml, "target: deployment/orders\n");
+  t.after(() => {
+    rmSync(yaml);
+  });
+  const under = await configurations(path).resolveDebugConfigurationWithSubstitutedVariables(folder, written);
+  assert.ok(under && !("target" in under));
+});
+
+test("a refused launch is shown with its buttons", async () => {
+  answers.button = "Choose Another Target";
+  const session = { configuration: { ...written, target: "deployment/order" } } as unknown as vscode.DebugSession;
+  const error = { id: 227, format: "there is no deployment/order", showUser: false };
+  tracker(session, () => "stepin").onDidSendMessage?.({ type: "response", command: "launch", success: false, body: { error } });
+  await new Promise(setImmediate);
+  assert.deepEqual(said.errors, ["stepin: there is no deployment/order"]);
+  assert.deepEqual(said.commands, ["start pick"]);
+});
+
+test("one adapter for all sessions, in a directory of its own, gone with the window", async () => {
+  const adapter = new Adapter({ path: () => stepin, cwd: dir, log: () => undefined });
+  const [first, second] = await Promise.all([adapter.socket(), adapter.socket()]);
+  assert.equal(first, second);
+  assert.equal(statSync(dirname(first)).mode & 0o777, 0o700);
+  await new Promise<void>((resolve, reject) => {
+    const body = `{"seq":1,"type":"request","command":"initialize"}`;
+    connect(first, function (this: ReturnType<typeof connect>) {
+      this.write(`Content-Length: ${body.length}\r\n\r\n${body}`);
+    })
+      .on("data", function (this: ReturnType<typeof connect>, data) {
+        assert.match(data.toString(), /"success":true/);
+        this.destroy();
+        resolve();
+      })
+      .on("error", reject);
+  });
+  adapter.dispose();
+  while (existsSync(dirname(first))) await new Promise((resolve) => setTimeout(resolve, 10));
+  const again = await adapter.socket(); // the next session's
+  assert.notEqual(again, first);
+  adapter.dispose();
+  while (existsSync(dirname(again))) await new Promise((resolve) => setTimeout(resolve, 10));
+});
+
+test("an adapter that does not start says why, and can be tried again", async () => {
+  const path = player(`console.error("stepin: no\\nhint: mend it"); process.exit(125)`);
+  const adapter = new Adapter({ path: () => path, cwd: dir, log: () => undefined });
+  await assert.rejects(adapter.socket(), { message: "no", hint: "mend it" });
+  const missing = new Adapter({ path: () => join(dir, "no-such"), cwd: dir, log: () => undefined });
+  await assert.rejects(missing.socket(), /cannot be run/);
+});
