@@ -257,7 +257,7 @@ void places_subject(void)
 /* What a file that is none of the pod's costs: calls as an interpreter makes them when it looks for its modules. */
 void cost_subject(void)
 {
-	static const char *const paths[] = {"/usr/lib/os-release", "/etc/hostname", "/usr/share/absent/module.py", "/bin/sh", "/usr/lib"};
+	static const char *const paths[] = {"/usr/lib/os-release", "/etc/passwd", "/usr/share/absent/module.py", "/bin/sh", "/usr/lib"};
 	enum { rounds = 20000, paths_count = sizeof paths / sizeof *paths };
 	struct timespec from, to;
 	struct stat s;
