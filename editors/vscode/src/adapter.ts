@@ -2,7 +2,8 @@
 // its parent's. It starts with the first session and ends with the window, even one that is killed: it watches its
 // standard input, which this process holds.
 import { type ChildProcess, spawn } from "node:child_process";
-import { mkdtemp, rm } from "node:fs/promises";
+import { randomUUID } from "node:crypto";
+import { existsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { environment, failure, Failure } from "./stepin.ts";
@@ -29,7 +30,7 @@ export class Adapter {
 
   /** The socket to connect to; starts the adapter where none runs. Rejects with a Failure. */
   socket(): Promise<string> {
-    this.#running ??= this.#start().catch((err: unknown) => {
+    this.#running ??= this.#listen().catch((err: unknown) => {
       this.#running = undefined;
       throw err;
     });
@@ -41,20 +42,10 @@ export class Adapter {
     this.#child?.kill();
   }
 
-  async #start(): Promise<string> {
-    const dir = await privateDirectory();
-    try {
-      return await this.#listen(dir);
-    } catch (err) {
-      await rm(dir, { recursive: true, force: true });
-      throw err;
-    }
-  }
-
-  #listen(dir: string): Promise<string> {
+  #listen(): Promise<string> {
     const { cwd, log } = this.#options;
     const path = this.#options.path();
-    const socket = join(dir, "dap.sock");
+    const socket = newSocket();
     const child = spawn(path, ["dap", "--listen", `unix:${socket}`, "--until-eof"], {
       cwd,
       env: environment(process.env),
@@ -82,22 +73,18 @@ export class Adapter {
       child.on("close", () => {
         clearTimeout(slow);
         if (this.#child === child) this.#child = this.#running = undefined;
-        void rm(dir, { recursive: true, force: true });
         reject(failure(errors, `${path} ended at once`));
       });
     });
   }
 }
 
-/** A directory that is 0700, as mkdtemp makes it: who reaches the socket can run programs. */
-async function privateDirectory(): Promise<string> {
+/**
+ * A new socket's path, in a directory that stepin makes 0700 and refuses where it is not: who reaches the socket can run
+ * programs. The directory stays; the socket goes with the adapter, also where this process was killed.
+ */
+function newSocket(): string {
   const runtime = process.env["XDG_RUNTIME_DIR"];
-  if (runtime) {
-    try {
-      return await mkdtemp(join(runtime, "stepin-"));
-    } catch {
-      // named but not there, as after su
-    }
-  }
-  return mkdtemp(join(tmpdir(), "stepin-"));
+  const own = runtime && existsSync(runtime) ? join(runtime, "stepin-dap") : join(tmpdir(), `stepin-dap-${process.getuid?.() ?? 0}`);
+  return join(own, `vscode-${randomUUID()}.sock`);
 }

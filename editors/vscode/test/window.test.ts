@@ -142,11 +142,11 @@ test("one adapter for all sessions, in a directory of its own, gone with the win
       .on("error", reject);
   });
   adapter.dispose();
-  while (existsSync(dirname(first))) await new Promise((resolve) => setTimeout(resolve, 10));
+  while (existsSync(first)) await new Promise((resolve) => setTimeout(resolve, 10));
   const again = await adapter.socket(); // the next session's
   assert.notEqual(again, first);
   adapter.dispose();
-  while (existsSync(dirname(again))) await new Promise((resolve) => setTimeout(resolve, 10));
+  while (existsSync(again)) await new Promise((resolve) => setTimeout(resolve, 10));
 });
 
 test("an adapter that does not start says why, and can be tried again", async () => {
