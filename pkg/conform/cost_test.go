@@ -1,15 +1,13 @@
+//go:build cost
+
 package conform
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"slices"
 	"testing"
 )
-
-// cost measures instead of comparing: `./just conform -run TestHostPath -conform.cost`.
-var cost = flag.Bool("conform.cost", false, "measure what a file of the host's costs under preload")
 
 // The bench row "host path, preload against native": the ratio of the medians of five runs each, one after the other.
 const (
@@ -18,10 +16,8 @@ const (
 	costGoal  = 1.1
 )
 
+// TestHostPath measures instead of comparing, and so is built on demand: `./just conform -tags cost -run TestHostPath`.
 func TestHostPath(t *testing.T) {
-	if !*cost {
-		t.Skip("a measurement: -conform.cost")
-	}
 	binary := stepin(t)
 	r := &run{t: t, pod: start(t), program: Program{Name: "cost", Argv: []string{"{C}", "cost"}}, scratch: t.TempDir()}
 	var native, under []float64

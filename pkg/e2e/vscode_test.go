@@ -1,3 +1,5 @@
+//go:build vscode
+
 package e2e
 
 import (
@@ -17,7 +19,7 @@ import (
 // editorTime is how long the whole gesture may take in the browser, the first build of net/http included.
 const editorTime = 5 * time.Minute
 
-// TestVSCode is the gesture itself: F5 in a real VS Code in a real browser, with the packed extension. What the user does
+// TestVSCode, which `./just e2e-vscode` builds and runs, is the gesture itself: F5 in a real VS Code in a real browser, with the packed extension. What the user does
 // and sees is in editors/vscode/e2e; the pods and their caller are made here.
 func TestVSCode(t *testing.T) {
 	root, err := Root()
@@ -26,7 +28,7 @@ func TestVSCode(t *testing.T) {
 	}
 	for _, part := range []string{".tools/node/bin/node", ".tools/code-server", "editors/vscode/node_modules"} {
 		if _, err := os.Stat(filepath.Join(root, part)); err != nil {
-			t.Skipf("%v: ./just e2e-vscode brings it", err)
+			t.Fatalf("%v: ./just e2e-vscode brings it", err)
 		}
 	}
 	c := Up(t)

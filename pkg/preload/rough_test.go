@@ -40,10 +40,10 @@ func TestRough(t *testing.T) {
 				"getpeername EFAULT\nno socket EBADF\nshort EINVAL\n"},
 			{[]string{"full"}, map[bool]string{true: "No file descriptors available\n", false: "Too many open files\n"}[name == "musl"]},
 		} {
+			if name == "sanitized" && c.args[0] == "pointers" {
+				continue // the sanitizer's own wrappers read what the kernel would refuse
+			}
 			t.Run(c.args[0], func(t *testing.T) {
-				if name == "sanitized" && c.args[0] == "pointers" {
-					t.Skip("the sanitizer's own wrappers read what the kernel would refuse")
-				}
 				same(t, p.run(t, name, "rough", c.args...), c.want)
 			})
 		}

@@ -27,11 +27,12 @@ type copies struct {
 	ended  map[string]string
 	counts wire.Mirrored
 	texts  []string
+	over   chan struct{} // closed when the agent has ended the mirror
 }
 
 // mirror opens a mirror and collects what comes.
 func (s *testSession) mirror(ports ...wire.Port) (*copies, *mux.Stream, error) {
-	c := &copies{t: s.t, by: map[string]*bytes.Buffer{}, ended: map[string]string{}}
+	c := &copies{t: s.t, by: map[string]*bytes.Buffer{}, ended: map[string]string{}, over: make(chan struct{})}
 	s.setIncoming(c.serve)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -40,6 +41,7 @@ func (s *testSession) mirror(ports ...wire.Port) (*copies, *mux.Stream, error) {
 		return nil, nil, err
 	}
 	go func() {
+		defer close(c.over)
 		for in := json.NewDecoder(stream); ; {
 			var m wire.Mirrored
 			if in.Decode(&m) != nil {
@@ -168,7 +170,7 @@ func TestMirror(t *testing.T) {
 
 	// One that is over takes nothing from the others; neither does a steal.
 	stream.CloseWrite()
-	_, _ = io.Copy(io.Discard, stream)
+	<-first.over
 	three := a.join("three", "")
 	three.mustSteal(tcp(8080))
 	if got := p.ask("tcp", podIP+":8080", true); !strings.HasPrefix(got, "session ") {
