@@ -245,7 +245,7 @@ func testReadOnly(t *testing.T, p *podlet.Pod) {
 // debugLog makes stepin log what it does, and count round trips.
 var debugLog = []string{"STEPIN_LOG=debug"}
 
-var roundTripsLine = regexp.MustCompile(`msg="round trips" streams=(\d+) files="\{([^}]*)\}"`)
+var roundTripsLine = regexp.MustCompile(`msg="round trips" streams=(\d+) files="\[\{([^}]*)\}\]"`)
 
 // roundTrips reads the session's own count: all streams it opened, and what the debuggee's files have cost after the start.
 func roundTrips(t *testing.T, log string) (streams, files int) {
