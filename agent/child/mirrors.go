@@ -110,7 +110,7 @@ func (c *Child) mirror(s *session, r *mux.Request) {
 	defer cancel()
 	m := &copying{session: s, stream: r.ID(), probes: probes{ask.Probes, append(slices.Clone(c.start.Gateways), ask.Nodes...)},
 		texts: make(chan string, maxTexts), ready: make(chan struct{}), ctx: ctx}
-	m.taker = &mirror.Taker{Take: func(cp *mirror.Copy) { go c.copy(m, cp) }, Notice: func(line string) {
+	m.taker = &mirror.Taker{Unwanted: m.isProbe, Take: func(cp *mirror.Copy) { go c.copy(m, cp) }, Notice: func(line string) {
 		select {
 		case m.texts <- line:
 		default:
@@ -219,10 +219,23 @@ func (c *Child) copy(m *copying, cp *mirror.Copy) {
 	_ = untilEnd(stream) // the session has a connection open until then: the bound on copies is one on those, too
 }
 
+// isProbe says whether a connection that begins with head is a health probe's.
+func (m *copying) isProbe(cp *mirror.Copy, head []byte) bool {
+	if w := m.watched(cp); cp.Begun && w.any() {
+		verdict, _ := w.decide(head)
+		return verdict == probe.Probe
+	}
+	return false
+}
+
+func (m *copying) watched(cp *mirror.Copy) watched {
+	return m.probes.of(netip.AddrPortFrom(cp.Client.Addr().Unmap(), cp.Client.Port()), cp.Local)
+}
+
 // head takes as much of a copy as it takes to know whether it is a health probe's, which is the pod's. end is the copy's
 // end, if it came before.
 func (m *copying) head(cp *mirror.Copy) (head []byte, isProbe bool, end error) {
-	w := m.probes.of(netip.AddrPortFrom(cp.Client.Addr().Unmap(), cp.Client.Port()), cp.Local)
+	w := m.watched(cp)
 	verdict := probe.More
 	if !cp.Begun || !w.any() {
 		verdict = probe.Other

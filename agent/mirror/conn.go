@@ -38,12 +38,6 @@ const farAhead = 64 << 20
 
 // offer makes a copy for a taker.
 func (one *conn) offer(c *Capture, t *Taker, midway bool) {
-	if c.copies.Load() >= maxCopies {
-		t.Counts.LostFlows.Add(1)
-		t.say("too many connections wait for this program: further ones are not copied until it has taken some")
-		return
-	}
-	c.copies.Add(1)
 	one.copies = append(one.copies, newCopy(c, one, t, midway))
 }
 
@@ -62,8 +56,13 @@ func (one *conn) leave(t *Taker) {
 
 // take follows a client's segment.
 func (one *conn) take(c *Capture, s segment) {
-	if one.ignored || one.over {
-		one.over = one.over || s.rst || s.fin
+	if one.over { // sent again
+		return
+	}
+	if one.ignored {
+		if s.rst || s.fin {
+			c.finish(one, nil)
+		}
 		return
 	}
 	seq, data := s.seq, s.payload

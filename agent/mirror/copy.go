@@ -16,7 +16,8 @@ type Copy struct {
 	capture *Capture
 	taker   *Taker
 	joined  bool // there are bytes to hand on; belongs to the capture, like told and cut
-	told    bool // the taker knows of it
+	told    bool // the taker knows of it, or it was refused
+	counted bool // as a connection
 	cut     bool // it has a gap
 	tries   int  // segments that did not begin a request
 
@@ -28,6 +29,7 @@ type Copy struct {
 	why    error // of its end, nil while there is none
 	wake   chan struct{}
 	gone   bool
+	taken  bool // it is one of maxCopies
 }
 
 // Gap is the end of a copy of which bytes are missing: what comes behind them would not be what the client sent.
@@ -86,9 +88,16 @@ func (cp *Copy) Leave(lost bool) {
 	if lost {
 		cp.taker.Counts.Lost.Add(uint64(cp.queued))
 	}
+	cp.empty()
+	if cp.taken {
+		cp.capture.copies.Add(-1)
+	}
+}
+
+// empty is called with cp.mu held.
+func (cp *Copy) empty() {
 	cp.queue = nil
 	cp.shrink(cp.queued)
-	cp.capture.copies.Add(-1)
 }
 
 // shrink is called with cp.mu held.
@@ -126,12 +135,54 @@ func (cp *Copy) push(data []byte, begins bool) {
 
 // announce tells the taker of a copy that has bytes.
 func (cp *Copy) announce() {
-	if cp.told || !cp.joined {
+	if cp.told || !cp.joined || !cp.has() {
 		return
 	}
 	cp.told = true
-	cp.taker.Counts.Flows.Add(1)
+	if cp.capture.copies.Load() >= maxCopies {
+		cp.refuse()
+		return
+	}
+	cp.capture.copies.Add(1)
+	cp.mu.Lock()
+	cp.taken = true
+	cp.mu.Unlock()
+	cp.count()
 	cp.taker.Take(cp)
+}
+
+// has says whether there are bytes, or a gap in their place.
+func (cp *Copy) has() bool {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	return len(cp.queue) > 0 || cp.broken
+}
+
+// refuse counts a copy as lost for which there is no room, unless its taker would have left it anyhow.
+func (cp *Copy) refuse() {
+	cp.mu.Lock()
+	var head []byte
+	if len(cp.queue) > 0 {
+		head = cp.queue[0]
+	}
+	n := cp.queued
+	cp.empty()
+	unwanted := cp.taker.Unwanted != nil && cp.taker.Unwanted(cp, head)
+	cp.gone = unwanted
+	cp.mu.Unlock()
+	if unwanted {
+		return
+	}
+	cp.taker.say("too many connections wait for this program: further ones are not copied until it has taken some")
+	cp.lose(n)
+}
+
+// count counts the connection, once.
+func (cp *Copy) count() {
+	if !cp.counted {
+		cp.counted = true
+		cp.taker.Counts.Flows.Add(1)
+	}
 }
 
 // lose counts n bytes as lost; the copy ends before them. What a connection joined midway sends before its next request is
@@ -145,6 +196,7 @@ func (cp *Copy) lose(n int) {
 	if cp.gone && !cp.broken {
 		return // its taker has left it, and wants nothing
 	}
+	cp.count()
 	if !cp.broken {
 		cp.taker.Counts.LostFlows.Add(1)
 	}

@@ -18,12 +18,15 @@ import (
 // Bounds. What is beyond them is counted as lost.
 const (
 	maxConns  = 8192     // connections that are followed: some 300 bytes each
-	maxCopies = 1024     // copies that are not over: each is a goroutine and a stream of a channel
+	maxCopies = 1024     // copies that takers have: each is a goroutine and a stream of a channel
 	maxQueued = 8 << 20  // bytes that wait for one copy's taker: a burst is faster than the way to the session
 	maxHeld   = 16 << 20 // bytes that wait for all takers: it is this that grows while a debuggee stands at a breakpoint
 	// idle is how long a connection may be silent before it is forgotten; if it wakes up it is joined like one that was
 	// open before.
 	idle = 10 * time.Minute
+	// linger is how long a connection that has ended is remembered, so that what its client sends again does not seem to be
+	// another one's: longer than a client of a healthy network waits before it does. They make room for others.
+	linger = 2 * time.Second
 	// tick is how often timers are looked at and the kernel's counter of dropped frames is read.
 	tick = 250 * time.Millisecond
 )
@@ -34,19 +37,23 @@ type Port struct {
 	Loopback bool
 }
 
-// Taker gets copies of the connections to its ports. Both functions are called by the capture's goroutine and must not
+// Taker gets copies of the connections to its ports. Its functions are called by the capture's goroutine and must not
 // wait.
 type Taker struct {
 	Ports  []Port
 	Take   func(*Copy)  // a connection has sent its first bytes
 	Notice func(string) // one line for people
-	Counts Counts
-	told   map[string]bool // notices, each once; belongs to the capture
+	// Unwanted says of a connection that begins with head, for which there is no room, that it would not have been used
+	// anyhow; then it is not counted. nil: none is.
+	Unwanted func(cp *Copy, head []byte) bool
+	Counts   Counts
+	told     map[string]bool // notices, each once; belongs to the capture
 }
 
-// Counts say what a taker got. Each byte and connection that was seen is in one of two.
+// Counts say what a taker got. Each byte that was seen is in one of two, or waits; each connection that is known to have
+// sent something is in Flows once.
 type Counts struct {
-	Flows, LostFlows atomic.Uint64 // connections that were handed over; of them or beside them, those with bytes lost
+	Flows, LostFlows atomic.Uint64 // connections; of them, those that the taker did not get, or not whole
 	Bytes, Lost      atomic.Uint64 // bytes that the taker took; bytes that it did not get
 }
 
@@ -65,6 +72,7 @@ type Capture struct {
 	mu      sync.Mutex
 	takers  map[*Taker]bool
 	conns   map[key]*conn
+	ended   []*conn // those of them that are over, the oldest first
 	ports   map[uint16]*port
 	reorder *reorder
 	finder  finder
@@ -115,7 +123,7 @@ func (c *Capture) Add(t *Taker) error {
 		}
 	}
 	for k, one := range c.conns { // they are joined midway
-		if t.wants(k, one.lo) && !one.lost && !one.ignored {
+		if t.wants(k, one.lo) && !one.lost && !one.ignored && !one.over {
 			one.offer(c, t, true)
 		}
 	}
@@ -234,10 +242,11 @@ func (c *Capture) segment(s segment) {
 		}
 		if one != nil {
 			c.finish(one, errReset) // its port is used anew
+			delete(c.conns, k)
 		}
 		one = c.follow(k, s, false)
 	} else if one == nil {
-		if s.rst || s.fin && len(s.payload) == 0 {
+		if s.rst || len(s.payload) == 0 { // there is nothing to copy, and perhaps never will be: what acknowledges a server's end
 			return
 		}
 		one = c.follow(k, s, true)
@@ -245,8 +254,10 @@ func (c *Capture) segment(s segment) {
 	if one == nil {
 		return
 	}
-	one.seen = c.now
-	c.suspect(one, s)
+	if !one.over {
+		one.seen = c.now
+		c.suspect(one, s)
+	}
 	one.take(c, s)
 }
 
@@ -261,9 +272,11 @@ func (c *Capture) follow(k key, s segment, midway bool) *conn {
 	if len(takers) == 0 {
 		return nil
 	}
+	c.bury(c.now.Add(-linger), maxConns-1)
 	if len(c.conns) >= maxConns {
 		for _, t := range takers {
 			if !midway { // else it would be counted with each of its frames
+				t.Counts.Flows.Add(1)
 				t.Counts.LostFlows.Add(1)
 			}
 			t.Counts.Lost.Add(uint64(len(s.payload)))
@@ -282,21 +295,37 @@ func (c *Capture) follow(k key, s segment, midway bool) *conn {
 	return one
 }
 
-// finish ends a connection and forgets it.
+// finish ends a connection, which is remembered for linger.
 func (c *Capture) finish(one *conn, why error) {
+	if one.over {
+		return
+	}
 	c.reveal(one)
 	one.end(why)
-	delete(c.conns, one.key)
+	one.copies, one.seen = nil, c.now
+	c.reorder.forget(one)
+	c.ended = append(c.ended, one)
+}
+
+// bury forgets connections that are over: those that ended before then, and more while there are more than room in all.
+func (c *Capture) bury(then time.Time, room int) {
+	for len(c.ended) > 0 && (c.ended[0].seen.Before(then) || len(c.conns) > room || len(c.ended) > maxConns) {
+		one := c.ended[0]
+		c.ended[0], c.ended = nil, c.ended[1:]
+		if c.conns[one.key] == one {
+			delete(c.conns, one.key)
+		}
+	}
 }
 
 // timers does what is due by the clock.
 func (c *Capture) timers() {
 	c.now = time.Now()
+	c.bury(c.now.Add(-linger), maxConns)
 	c.reorder.flush(c.now)
 	for _, one := range c.conns {
 		switch {
 		case one.over:
-			delete(c.conns, one.key)
 		case c.now.Sub(one.seen) > idle:
 			c.finish(one, nil)
 		case one.ending && c.now.Sub(one.seen) > patience: // what is before its end was missed

@@ -16,10 +16,12 @@ import (
 // The ring is memory that the kernel writes frames to, whole, however large receive offload has made them: 64 KiB, and
 // more with BIG TCP. A socket's own buffer is 208 KiB where the agent may not enlarge it (net.core.rmem_max).
 const (
-	blockSize  = 1 << 20
-	blocks     = 16
-	frameSize  = 2048                  // a divisor of blockSize; what frames need is as long as they are
-	retireWait = 10 * time.Millisecond // a block that is not full is handed over after this
+	blockSize = 512 << 10
+	blocks    = 32
+	frameSize = 2048 // a divisor of blockSize; what frames need is as long as they are
+	// retireWait is when a block is handed over that is not full. Blocks times this is how long we may get no time of a
+	// busy node's processors before frames are dropped, however few they are.
+	retireWait = 20 * time.Millisecond
 )
 
 // frame is one frame. Its data is valid during the call that it is given to.

@@ -104,8 +104,8 @@ type Incoming struct {
 // Mirrored is what a mirror's stream tells, each as one JSON value, when it has changed: counts since the mirror began, and
 // lines for the developer. Each byte that clients sent, as far as frames of it were seen, is in Bytes, in Lost, or waits.
 type Mirrored struct {
-	Flows     uint64 `json:"flows,omitempty"`     // connections that were handed over
-	LostFlows uint64 `json:"lostFlows,omitempty"` // those of which something was lost, never handed over ones among them
+	Flows     uint64 `json:"flows,omitempty"`     // connections that were copied, or should have been
+	LostFlows uint64 `json:"lostFlows,omitempty"` // those of them that were not handed over, or not whole
 	Bytes     uint64 `json:"bytes,omitempty"`     // handed over
 	Lost      uint64 `json:"lost,omitempty"`      // bytes
 	Dropped   uint64 `json:"dropped,omitempty"`   // frames that the pod's kernel had no room for, over all mirrors of the agent
