@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"syscall"
 	"time"
@@ -37,6 +38,7 @@ func (s *Session) serveCopy(r *mux.Request) {
 		r.Refuse(syscall.ECONNREFUSED)
 		return
 	}
+	defer s.copying.begin(in.Client, dst)()
 	ctx, cancel := context.WithTimeout(r.Context(), deliverTimeout)
 	conn, err := s.deliver(ctx, in.Client, dst)
 	cancel()
@@ -71,6 +73,42 @@ func (s *Session) serveCopy(r *mux.Request) {
 		}
 		mux.TCP{TCPConn: conn}.Abort()
 	}
+}
+
+// copying is which connections the debuggee has copies of: they lag behind, so that a client's port may come again while
+// the debuggee still has the one before.
+type copying struct {
+	mu  sync.Mutex
+	now map[[2]netip.AddrPort]int // by the client's address and the listener's: how many
+}
+
+func pairOf(client, dst netip.AddrPort) [2]netip.AddrPort {
+	return [2]netip.AddrPort{netip.AddrPortFrom(client.Addr().Unmap(), client.Port()), dst}
+}
+
+// begin notes one, until end.
+func (c *copying) begin(client, dst netip.AddrPort) (end func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k := pairOf(client, dst)
+	if c.now == nil {
+		c.now = map[[2]netip.AddrPort]int{}
+	}
+	c.now[k]++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.now[k]--; c.now[k] == 0 {
+			delete(c.now, k)
+		}
+	}
+}
+
+// twice says whether there is another than the one that is about to be delivered.
+func (c *copying) twice(client, dst netip.AddrPort) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now[pairOf(client, dst)] > 1
 }
 
 var errCut = errors.New("session: bytes of a copy are missing")

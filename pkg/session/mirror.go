@@ -116,8 +116,8 @@ func (l *losses) last() {
 		return
 	}
 	l.told, l.at = l.now, time.Now()
-	line := fmt.Sprintf("%s of %s: %d of %d copies are not whole, %d bytes are lost: this program, or the way to it, does not keep up",
-		l.port, l.name, l.now.LostFlows, max(l.now.Flows, l.now.LostFlows), l.now.Lost)
+	line := fmt.Sprintf("%s of %s: %d of %d connections were not copied, or not whole (%d bytes): this program, or the way to it, does not keep up",
+		l.port, l.name, l.now.LostFlows, l.now.Flows, l.now.Lost)
 	if l.now.Dropped > 0 {
 		line += fmt.Sprintf("; the pod's kernel dropped %d frames before they were seen", l.now.Dropped)
 	}

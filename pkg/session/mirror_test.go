@@ -3,6 +3,7 @@ package session
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -36,7 +37,7 @@ func TestLosses(t *testing.T) {
 	}
 	l.heard(wire.Mirrored{Flows: 3, LostFlows: 1, Lost: 7})
 	eventually(t, "the first loss is said", func() bool {
-		return lines() == "tcp port 80 of pod a: 1 of 3 copies are not whole, 7 bytes are lost: this program, or the way to it, does not keep up"
+		return lines() == "tcp port 80 of pod a: 1 of 3 connections were not copied, or not whole (7 bytes): this program, or the way to it, does not keep up"
 	})
 	l.heard(wire.Mirrored{Flows: 4, LostFlows: 2, Lost: 8, Text: "a line"})
 	l.heard(wire.Mirrored{Flows: 5, LostFlows: 3, Lost: 9, Dropped: 2})
@@ -45,7 +46,7 @@ func TestLosses(t *testing.T) {
 	}
 	l.last()
 	l.last()
-	if got := lines(); strings.Count(got, "\n") != 2 || !strings.HasSuffix(got, "3 of 5 copies are not whole, 9 bytes are lost: this program, or the way to it, does not keep up; the pod's kernel dropped 2 frames before they were seen") {
+	if got := lines(); strings.Count(got, "\n") != 2 || !strings.HasSuffix(got, "3 of 5 connections were not copied, or not whole (9 bytes): this program, or the way to it, does not keep up; the pod's kernel dropped 2 frames before they were seen") {
 		t.Errorf("the rest: %s", got)
 	}
 }
@@ -135,5 +136,28 @@ func TestSpeaksHTTP(t *testing.T) {
 	}
 	if !slices.Equal(got, []string{"GET", "PRI"}) {
 		t.Error(got)
+	}
+}
+
+// TestCopying: a client's port that comes again is told from one that was used before.
+func TestCopying(t *testing.T) {
+	var c copying
+	dst := netip.MustParseAddrPort("10.0.0.9:80")
+	client, mapped := netip.MustParseAddrPort("192.0.2.7:1"), netip.MustParseAddrPort("[::ffff:192.0.2.7]:1")
+	first := c.begin(mapped, dst)
+	if c.twice(client, dst) {
+		t.Error("it is the only one")
+	}
+	second := c.begin(client, dst)
+	other := c.begin(netip.MustParseAddrPort("192.0.2.7:2"), dst)
+	if !c.twice(client, dst) {
+		t.Error("the first one lasts")
+	}
+	if first(); c.twice(client, dst) {
+		t.Error("the first one is over")
+	}
+	second()
+	if other(); len(c.now) != 0 {
+		t.Errorf("left: %v", c.now)
 	}
 }

@@ -144,13 +144,14 @@ func (f *namespaced) askedByHostProgram(network string, src, dst netip.AddrPort)
 
 // Deliver connects to the debuggee's listener from the client's address, by a socket made inside the namespaces. The
 // client may have used its port for a connection that has not ended here yet: that one is dead, or its kernel would not
-// have used the port again. Where the port stays taken, another one of the client's address is better than no answer.
+// have used the port again; but not where it is a copy, of which the debuggee has yet to see what the pod has answered. Where
+// the port stays taken, another one of the client's address is better than no answer.
 func (f *namespaced) Deliver(ctx context.Context, client, dst netip.AddrPort) (*net.TCPConn, error) {
 	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
 	conn, err := f.connectFrom(ctx, client, dst)
 	taken := func() bool { return errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EADDRINUSE) }
 	// The pod's own addresses are the debuggee's, too: there the port may be that of one of its own connections.
-	if taken() && !f.s.itself(client.Addr()) {
+	if taken() && !f.s.itself(client.Addr()) && !f.s.copying.twice(client, dst) {
 		if err := f.Destroy(client, dst); err != nil {
 			f.s.log.Debug("a client's port again", "client", client, "err", err)
 		}

@@ -96,6 +96,8 @@ type Session struct {
 	// unmirrored says that requests are not mirrored although they would be by default.
 	unmirrored bool
 
+	copying copying
+
 	reach     reach
 	link      *link             // home's
 	links     links             // home's and the others', with mu
