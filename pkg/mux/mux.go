@@ -400,14 +400,22 @@ func (c *Conn) beat() {
 }
 
 // shrink has yamux give back the buffers that are empty: it keeps them at the largest size they ever had (1,000 flows
-// that stood still after a burst held 90 MiB, 55 with this). At each read it would be too often: a new buffer is
-// allocated twice, and copied, for its first frame.
+// that stood still after a burst held 90 MiB, 55 with this). At each read it would be too often while few streams run: a
+// new buffer is allocated twice, and copied, for its first frame. See crowded.
 func (c *Conn) shrink() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, s := range c.streams {
 		s.ys.Shrink()
 	}
+}
+
+// crowded says that there are so many streams that what their buffers grew to within a second would be too much: a
+// thousand that a pod's kernel took 200 KiB of each at once held 130 MiB. From there on each gives its own back at each wait.
+func (c *Conn) crowded() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.streams) > manyFlows
 }
 
 func (c *Conn) stream(id uint32) *Stream {

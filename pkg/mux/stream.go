@@ -49,6 +49,9 @@ func (s *Stream) Context() context.Context { return s.ctx }
 
 // Readable waits until Read would not wait. It holds no buffer meanwhile.
 func (s *Stream) Readable() error {
+	if s.c.crowded() {
+		s.ys.Shrink()
+	}
 	_, err := s.Read(nil)
 	return err
 }
