@@ -112,7 +112,7 @@ func mirrorPaused(t *testing.T) {
 	c := p.Outside.HTTP(netip.Addr{})
 	defer c.CloseIdleConnections()
 	body := bytes.Repeat([]byte("0123456789abcdef"), 1<<18>>4)
-	const posts = 400 // of 256 KiB
+	const posts = 400 // of 256 KiB, all on one connection: more than agent, session and the kernel's buffers keep of one
 	first := true
 	for i := range posts {
 		resp, err := c.Post(fmt.Sprintf("http://%s/%d", at, i), "text/plain", bytes.NewReader(body))

@@ -5,6 +5,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -35,6 +36,7 @@ func main() {
 }
 
 func serve(w http.ResponseWriter, r *http.Request) {
+	_, _ = io.Copy(io.Discard, r.Body) // else the connection may end, by how much of it has come
 	host, _ := os.Hostname()
 	a := answer{Who: os.Getenv("WHO"), Hostname: host, Client: r.RemoteAddr, Path: r.URL.Path}
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
