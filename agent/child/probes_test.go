@@ -124,8 +124,10 @@ func TestGreet(t *testing.T) {
 			}
 		}
 		transport.CloseIdleConnections()
-		if got := <-verdicts; got != c.want || len(verdicts) != 0 {
-			t.Errorf("%s by %s: %v, want %v; %d more", c.path, c.who, got, c.want, len(verdicts))
+		for seen := false; !seen || len(verdicts) > 0; seen = true { // net/http may dial twice where the first takes its time
+			if got := <-verdicts; got != c.want {
+				t.Errorf("%s by %s: %v, want %v", c.path, c.who, got, c.want)
+			}
 		}
 	}
 }
