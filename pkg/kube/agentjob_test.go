@@ -5,7 +5,9 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -38,13 +40,13 @@ func TestJoinEnds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			pod := corev1.Pod{TypeMeta: metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"}, ObjectMeta: metav1.ObjectMeta{Name: "bobs-pod", Namespace: "shop", Labels: job.Labels,
 				OwnerReferences: []metav1.OwnerReference{{Kind: "Job", Name: job.Name, UID: job.UID, Controller: &yes}}}, Spec: job.Spec.Template.Spec}
-			var watches sync.WaitGroup
+			var watches atomic.Int64 // under way
 			var mu sync.Mutex
 			removed := false
 			watching := func(h http.HandlerFunc) http.HandlerFunc {
 				return func(w http.ResponseWriter, r *http.Request) {
 					watches.Add(1)
-					defer watches.Done()
+					defer watches.Add(-1)
 					h(w, r)
 				}
 			}
@@ -89,15 +91,22 @@ func TestJoinEnds(t *testing.T) {
 				"GET " + exec: forbid("create", "pods/exec"), "POST " + exec: forbid("create", "pods/exec"),
 			})
 			a, err := open(t, s).Agent(limited15(t), agentOptions(t))
+			mu.Lock()
+			replaced := removed
+			mu.Unlock()
 			if test.err == "" {
-				if err != nil || !removed {
-					t.Fatalf("removed %v, %v", removed, err)
+				if err != nil || !replaced {
+					t.Fatalf("replaced %v, %v", replaced, err)
 				}
 				_ = a.Discard(limited15(t))
-			} else if err == nil || !strings.Contains(err.Error(), test.err) || removed {
-				t.Errorf("removed %v, %v", removed, err)
+			} else if err == nil || !strings.Contains(err.Error(), test.err) || replaced {
+				t.Errorf("replaced %v, %v", replaced, err)
 			}
-			watches.Wait() // for ever, if one is left
+			for end := time.Now().Add(5 * time.Second); watches.Load() > 0; time.Sleep(time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatal("a watch is left")
+				}
+			}
 		})
 	}
 }
