@@ -3,10 +3,12 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	authv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -27,6 +29,7 @@ func (c *Cluster) User(t testing.TB, namespace, name string, rules ...rbacv1.Pol
 		t.Fatal(err)
 	}
 	c.Bind(t, namespace, name, rbacv1.RoleRef{Kind: "Role", Name: name})
+	c.allowed(t, namespace, name, rules)
 	return c.TokenConfig(t, namespace, c.Token(t, namespace, name, time.Hour))
 }
 
@@ -52,6 +55,33 @@ func (c *Cluster) Allow(t testing.TB, namespace, name string, rules ...rbacv1.Po
 		t.Fatal(err)
 	}
 	c.Bind(t, namespace, name, rbacv1.RoleRef{Kind: "Role", Name: role.Name})
+	c.allowed(t, namespace, name, rules)
+}
+
+// allowed waits until the API server has heard of a role: it decides by what its watches have told it.
+func (c *Cluster) allowed(t testing.TB, namespace, name string, rules []rbacv1.PolicyRule) {
+	t.Helper()
+	if len(rules) == 0 {
+		return
+	}
+	one := func(all []string, instead string) string {
+		if all[0] == rbacv1.VerbAll {
+			return instead
+		}
+		return all[0]
+	}
+	resource, sub, _ := strings.Cut(one(rules[0].Resources, "pods"), "/")
+	review := &authv1.LocalSubjectAccessReview{ObjectMeta: metav1.ObjectMeta{Namespace: namespace}, Spec: authv1.SubjectAccessReviewSpec{
+		User: "system:serviceaccount:" + namespace + ":" + name,
+		ResourceAttributes: &authv1.ResourceAttributes{Namespace: namespace, Verb: one(rules[0].Verbs, "get"),
+			Group: one(rules[0].APIGroups, ""), Resource: resource, Subresource: sub}}}
+	Eventually(t, Patience, "the API server knows what "+name+" may do", func() bool {
+		answer, err := c.Client.AuthorizationV1().LocalSubjectAccessReviews(namespace).Create(Limit(t), review, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return answer.Status.Allowed
+	})
 }
 
 // Allow is one rule: verbs on resources (`pods/exec`) of a group.
