@@ -60,15 +60,9 @@ var ownKeys = []string{"envFile", "debugAdapterPath"}
 // New checks the configuration and finds runtime and js-debug. It implements dap.NewDebugger.
 func New(c *config.Launch, noDebug bool, p dap.Place) (dap.Debugger, error) {
 	d := &Debugger{raw: c.Debugger.Keys, place: p, name: c.Editor["name"]}
-	all, err := json.Marshal(d.raw)
-	if err == nil {
-		err = json.Unmarshal(all, &d.keys)
-	}
-	if t, ok := err.(*json.UnmarshalTypeError); ok {
-		return nil, fail.New(fail.ConfigValue, "", "debugger.%s: it is of the wrong type: %s", t.Field, t.Value)
-	}
+	err := shell.Keys(d.raw, &d.keys)
 	if err != nil {
-		return nil, fail.Wrap(fail.ConfigValue, err, "", "the debugger's keys")
+		return nil, err
 	}
 	d.noDebug = d.keys.NoDebug || noDebug
 	if err := d.check(); err != nil {
