@@ -87,17 +87,8 @@ type copying struct {
 
 // mirror copies ports for a session until the stream ends.
 func (c *Child) mirror(s *session, r *mux.Request) {
-	var ask wire.Steal
-	if !decode(r, &ask) {
-		return
-	}
-	if ask.Filter != nil {
-		r.Refuse(&wire.Refusal{Errno: syscall.EOPNOTSUPP,
-			Message: "this agent cannot filter HTTP requests yet; hint: leave incoming.filter out"})
-		return
-	}
-	if err := checkProbes(ask); err != nil {
-		r.Refuse(err)
+	ask, ok := askedPorts(r)
+	if !ok {
 		return
 	}
 	var got pair.Mirror

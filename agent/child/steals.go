@@ -100,19 +100,27 @@ func (s *steals) find(ctx context.Context, port uint16) *steal {
 	}
 }
 
-// steal has the parent take the ports, says so, and gives them back when the stream ends.
-func (c *Child) steal(s *session, r *mux.Request) {
-	var ask wire.Steal
+// askedPorts reads what a steal or a mirror asks for; what cannot be done is refused.
+func askedPorts(r *mux.Request) (ask wire.Steal, ok bool) {
 	if !decode(r, &ask) {
-		return
+		return ask, false
 	}
 	if ask.Filter != nil {
 		r.Refuse(&wire.Refusal{Errno: syscall.EOPNOTSUPP,
 			Message: "this agent cannot filter HTTP requests yet; hint: leave incoming.filter out"})
-		return
+		return ask, false
 	}
 	if err := checkProbes(ask); err != nil {
 		r.Refuse(err)
+		return ask, false
+	}
+	return ask, true
+}
+
+// steal has the parent take the ports, says so, and gives them back when the stream ends.
+func (c *Child) steal(s *session, r *mux.Request) {
+	ask, ok := askedPorts(r)
+	if !ok {
 		return
 	}
 	var stolen pair.Stolen
