@@ -53,7 +53,7 @@ func runAsOther() int {
 	}
 	fmt.Printf("=== the same as uid %d\n", otherUser)
 	cmd := exec.Command(dir+"/conform.test", os.Args[1:]...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = dir+"/work", os.Stdout, os.Stderr
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir+"/tree", os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), "HOME="+dir+"/home", "TMPDIR="+dir+"/home", "XDG_RUNTIME_DIR=", "STEPIN_BINARY="+dir+"/stepin",
 		"STEPIN_TUN="+dir+"/tun", "STEPIN_FUSE="+dir+"/fuse", madeEnv+"="+madeDir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: otherUser, Gid: otherUser}}
@@ -77,7 +77,7 @@ func furnish(dir string) error {
 		os.Chmod(dir+"/fuse", 0o666),
 		exec.Command("cp", "-L", fmt.Sprintf("/proc/%d/exe", os.Getpid()), dir+"/conform.test").Run(),
 		exec.Command("cp", "-L", binary, dir+"/stepin").Run(),
-		os.CopyFS(dir+"/work/programs", os.DirFS("programs")),
+		os.CopyFS(dir+"/tree/programs", os.DirFS("programs")),
 		os.Mkdir(dir+"/home", 0o700),
 		os.Chown(dir+"/home", otherUser, otherUser),
 	)

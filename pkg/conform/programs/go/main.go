@@ -1,4 +1,4 @@
-// The conformance program in Go: linked statically it goes past libc altogether, with cgo its names go through it. It
+// Command go is the conformance program in Go: linked statically it goes past libc altogether, with cgo its names go through it. It
 // prints lines "what: result" and must never use what differs between two runs of it.
 package main
 
