@@ -175,6 +175,35 @@ static int asked(const char *path, struct answer *a)
 	return a->head.verdict == SP_EXEC_WRAP && (!words || words != a->head.count || a->words[n - 1]) ? EPROTO : 0;
 }
 
+// refused says on the console why a program of the debuggee's is not started; -1 with errno.
+static int refused(const char *path, const char *why)
+{
+	const char *name = strrchr(path, '/');
+	char line[NAME_MAX + 256];
+	size_t n = strnlen(name ? name + 1 : path, NAME_MAX);
+	memcpy(line, name ? name + 1 : path, n);
+	memcpy(line + n, why, strlen(why) + 1);
+	sp_notice(SP_NOTICE_ERROR, line);
+	return sp_fail(EPERM);
+}
+
+#define APART " cannot be run in the pod's place: "
+
+// apart tells why a program that this process executes would leave the pod's place without a word, and refuses it: 0 where
+// it would not. The loader takes no library where real and effective ids differ (ld.so(8), secure execution), and finds
+// none that another user or another root directory keeps it from.
+static int apart(const char *path, const char *needs)
+{
+	long fd;
+	if (sp_sys0(SYS_getuid) != sp_sys0(SYS_geteuid) || sp_sys0(SYS_getgid) != sp_sys0(SYS_getegid))
+		return refused(path, APART "its process has the rights of another user than its own, and no library is loaded then");
+	fd = sp_sys4(SYS_openat, AT_FDCWD, needs, O_RDONLY | O_CLOEXEC, 0);
+	if (fd < 0)
+		return refused(path, APART "its process has changed its root directory or its user, and has lost stepin's files by that");
+	sp_sys1(SYS_close, fd);
+	return 0;
+}
+
 // fetched makes a program of the pod's be executable where there is no mount; -1 with errno.
 static int fetched(struct sp_where *p)
 {
@@ -226,6 +255,8 @@ int sp_program(int dirfd, const char *path, char *const argv[], char *const env[
 		}
 		if (a.head.verdict != SP_EXEC_WRAP)
 			p.use = use;
+		if (a.head.verdict != SP_EXEC_HOST && apart(path, a.head.verdict == SP_EXEC_WRAP ? a.words : library()) < 0)
+			return -1;
 	}
 	result = decided(&p, &a, argv, env, run, context);
 	if (fd >= 0) // a spawned child has executed it by now

@@ -1,7 +1,7 @@
 // What libstepin.so and the session say to each other. The Go half is pkg/preload/protocol.go; a test has a C program
 // print every message (preload/test/vectors.c) and compares the bytes with Go's.
 //
-// Way. A unix socket of type SOCK_SEQPACKET in a private directory (0700): one message is one packet. The variable
+// Way. A unix socket of type SOCK_SEQPACKET in a private directory (0700; root's may be passed through): one message is one packet. The variable
 // STEPIN_PRELOAD says where it is:  VERSION:FLAGS:TOKEN:PATH   (FLAGS: "-" none; "h" = where nobody answers go on as on
 // the host, without it such a program ends with status 125; TOKEN: 32 hexadecimal digits).
 //
@@ -77,8 +77,8 @@ enum sp_network { SP_TCP = 1, SP_UDP = 2 };
 // What to do with a call. SP_POD: do it, but with the address in the answer. SP_LATER_PLACE: see SP_CONNECT.
 enum sp_verdict { SP_HOST = 0, SP_POD = 1, SP_LATER_PLACE = 2 };
 
-// ---- SP_HELLO: the first message of a connection. The token is checked, and the peer's uid; a wrong one is answered
-// with EACCES and the connection is closed.
+// ---- SP_HELLO: the first message of a connection. The token is checked, and the peer's uid, unless the session is root's,
+// whose debuggee may become another user; a wrong one is answered with EACCES and the connection is closed.
 enum sp_hello_flags {
 	SP_HELLO_MUSL = 1,   // the musl build
 	SP_HELLO_BRIEF = 2,  // no table wanted: a process that lost its connection (or a vfork child) has it already

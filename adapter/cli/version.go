@@ -69,16 +69,16 @@ func holderCommand() *cobra.Command {
 // keepCommand is what stepin starts itself as, to tidy up after a session of the preload front end. It is nobody's to call.
 func keepCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:    "keep DIRECTORY",
+		Use:    "keep DIRECTORY...",
 		Hidden: true,
-		Args:   exactly(1),
+		Args:   cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			const control = 3 // as preload.StartKeeper passes it
 			info, err := os.Stat(fmt.Sprintf("/proc/self/fd/%d", control))
 			if err != nil || info.Mode().Type() != os.ModeNamedPipe {
 				return fail.New(fail.Internal, "stepin exec --target local/PID -- COMMAND", "stepin starts its keeper itself")
 			}
-			return preload.KeeperMain(os.NewFile(control, "control"), args[0])
+			return preload.KeeperMain(os.NewFile(control, "control"), args)
 		},
 	}
 }

@@ -274,7 +274,7 @@ func preloadKilled(t *testing.T, p *podlet.Pod) {
 		return err != nil
 	})
 	eventually(t, tidyTime, "the directory has gone", func() bool {
-		now, err := filepath.Glob(filepath.Join(dir, "stepin-session-*"))
+		now, err := filepath.Glob(filepath.Join(dir, "stepin-[os]*"))
 		return err == nil && len(now) == 0
 	})
 	mounts, err := os.ReadFile("/proc/self/mountinfo")

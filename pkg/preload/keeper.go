@@ -33,7 +33,7 @@ const (
 	keeperTime = reapTime + 3*time.Second // with the mount and the directory
 )
 
-// LibraryName and mountName are what the keeper knows in the private directory; the library is never anywhere else.
+// LibraryName and MountName are what the keeper knows: the mount in the private directory, the library there or in the open one.
 const (
 	LibraryName = "libstepin.so"
 	MountName   = "pod"
@@ -41,20 +41,21 @@ const (
 
 // Keeper is the session's hold on it.
 type Keeper struct {
-	dir  string
+	dirs []string
 	cmd  *exec.Cmd
 	pipe *os.File
 	done chan struct{}
 }
 
-// StartKeeper runs it for a session's private directory. The process's command line must lead to KeeperMain.
-func StartKeeper(dir string) (*Keeper, error) {
+// StartKeeper runs it for a session's private directory and that of its library, if it is another. The process's command
+// line must lead to KeeperMain.
+func StartKeeper(dirs ...string) (*Keeper, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("preload: making the keeper's pipe: %w", err)
 	}
 	defer r.Close()
-	cmd := exec.Command("/proc/self/exe", "keep", dir)
+	cmd := exec.Command("/proc/self/exe", append([]string{"keep"}, dirs...)...)
 	cmd.Args[0] = "stepin"
 	cmd.Dir, cmd.Env = "/", []string{"PATH=/usr/bin:/bin"}
 	cmd.ExtraFiles = []*os.File{r}
@@ -63,7 +64,7 @@ func StartKeeper(dir string) (*Keeper, error) {
 		w.Close()
 		return nil, fmt.Errorf("preload: starting the keeper: %w", err)
 	}
-	k := &Keeper{dir: dir, cmd: cmd, pipe: w, done: make(chan struct{})}
+	k := &Keeper{dirs: dirs, cmd: cmd, pipe: w, done: make(chan struct{})}
 	go func() {
 		defer close(k.done)
 		_ = cmd.Wait()
@@ -83,30 +84,36 @@ func (k *Keeper) End() error {
 	if k.cmd.ProcessState.Success() {
 		return nil
 	}
-	return tidy(k.dir) // somebody has ended it, or it could not: then this says why
+	return tidy(k.dirs) // somebody has ended it, or it could not: then this says why
 }
 
 // KeeperMain is the body of the hidden `stepin keep`. control is the read end of the pipe.
-func KeeperMain(control io.Reader, dir string) error {
-	if !filepath.IsAbs(dir) || filepath.Clean(dir) != dir || !strings.HasPrefix(filepath.Base(dir), "stepin-") {
-		return fmt.Errorf("preload: %q is no session's directory", dir)
+func KeeperMain(control io.Reader, dirs []string) error {
+	for _, dir := range dirs {
+		if !filepath.IsAbs(dir) || filepath.Clean(dir) != dir || !strings.HasPrefix(filepath.Base(dir), "stepin-") {
+			return fmt.Errorf("preload: %q is no session's directory", dir)
+		}
 	}
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE)
 	_, _ = io.Copy(io.Discard, control) // until its end
-	return tidy(dir)
+	return tidy(dirs)
 }
 
-// tidy ends the debuggee's processes, takes the mount away and removes the directory.
-func tidy(dir string) error {
-	err := Reap(dir)
-	at := filepath.Join(dir, MountName)
-	if mounted(at) {
-		err = errors.Join(err, unmount(at))
+// tidy ends the debuggee's processes, takes the mount away and removes the directories.
+func tidy(dirs []string) (err error) {
+	for _, dir := range dirs {
+		err = errors.Join(err, Reap(dir))
 	}
-	if mounted(at) {
-		return err // what is in there is not ours to remove
+	for _, dir := range dirs {
+		at := filepath.Join(dir, MountName)
+		if mounted(at) {
+			err = errors.Join(err, unmount(at))
+		}
+		if !mounted(at) { // else what is in there is not ours to remove
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
 	}
-	return errors.Join(err, os.RemoveAll(dir))
+	return err
 }
 
 // mounted says whether something is mounted there (proc_pid_mountinfo(5); blanks in paths are written as \040).

@@ -85,7 +85,7 @@ func TestTidy(t *testing.T) {
 	go func() { ended <- cmd.Wait() }()
 	r, w := io.Pipe()
 	done := make(chan error, 1)
-	go func() { done <- KeeperMain(r, dir) }()
+	go func() { done <- KeeperMain(r, []string{dir}) }()
 	w.Close()
 	if err := <-done; err != nil {
 		t.Error(err)
@@ -98,7 +98,7 @@ func TestTidy(t *testing.T) {
 		t.Error("another session's program:", err)
 	}
 	for _, bad := range []string{"", "/", "relative", "/tmp", "/tmp/stepin-x/../y", "/home"} {
-		if KeeperMain(strings.NewReader(""), bad) == nil {
+		if KeeperMain(strings.NewReader(""), []string{bad}) == nil {
 			t.Errorf("%q is taken for a session's directory", bad)
 		}
 	}

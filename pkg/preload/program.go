@@ -19,7 +19,7 @@ type Program struct {
 	Path   string // of the executable itself: of a script, its interpreter's
 	Loader string // the dynamic loader it asks for; "" is none: static
 	Go     bool   // made by Go's compiler: it makes system calls itself, with cgo or without
-	SetUID bool   // setuid, setgid or with file capabilities: the loader ignores LD_PRELOAD (ld.so(8), secure execution)
+	SetUID bool   // it gets rights that who runs it has not: the loader ignores LD_PRELOAD (ld.so(8), secure execution)
 	Alien  bool   // for another machine, as 32-bit programs are
 	Other  bool   // nothing that the kernel runs by itself
 }
@@ -47,9 +47,15 @@ func (p Program) Why() string {
 // maxScripts is how many interpreters may be scripts themselves (the kernel's own limit, BINPRM_MAX_RECURSION).
 const maxScripts = 5
 
+// Who is the user and group that runs a program.
+type Who struct{ UID, GID uint32 }
+
+// Self is whoever runs this.
+func Self() Who { return Who{uint32(os.Getuid()), uint32(os.Getgid())} }
+
 // Inspect looks at the program that running path would run: scripts lead to their interpreters, env(1) to what it looks
 // up in search, a PATH.
-func Inspect(path, search string) (Program, error) {
+func Inspect(path, search string, who Who) (Program, error) {
 	for range maxScripts {
 		f, err := os.Open(path)
 		if err != nil {
@@ -61,7 +67,7 @@ func Inspect(path, search string) (Program, error) {
 			if err != nil {
 				return Program{Path: path}, err
 			}
-			return inspectELF(path, f)
+			return inspectELF(path, f, who)
 		}
 		f.Close()
 		path = next
@@ -112,7 +118,7 @@ func lookUp(name, search string) string {
 	return name
 }
 
-func inspectELF(path string, file *os.File) (Program, error) {
+func inspectELF(path string, file *os.File, who Who) (Program, error) {
 	p := Program{Path: path}
 	f, err := elf.NewFile(file)
 	if err != nil {
@@ -132,10 +138,11 @@ func inspectELF(path string, file *os.File) (Program, error) {
 	}
 	p.Go = f.Section(".go.buildinfo") != nil || f.Section(".note.go.buildid") != nil
 	if info, err := file.Stat(); err == nil {
-		p.SetUID = info.Mode()&(os.ModeSetuid|os.ModeSetgid) != 0
+		owner := info.Sys().(*syscall.Stat_t)
+		p.SetUID = info.Mode()&os.ModeSetuid != 0 && owner.Uid != who.UID || info.Mode()&os.ModeSetgid != 0 && owner.Gid != who.GID
 	}
 	var caps [64]byte
-	if n, err := syscall.Getxattr(path, "security.capability", caps[:]); err == nil && n > 0 {
+	if n, err := syscall.Getxattr(path, "security.capability", caps[:]); err == nil && n > 0 && who.UID != 0 { // root has them already
 		p.SetUID = true
 	}
 	return p, nil

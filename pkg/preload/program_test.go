@@ -33,18 +33,23 @@ func TestInspect(t *testing.T) {
 		t.Fatal(err)
 	}
 	write("tool", "#!"+shell+"\n", 0o700)
-	for _, row := range []struct{ path, why string }{
-		{shell, ""},
-		{inside, "it is a Go program"},
-		{write("script", "#! "+shell+" -e\necho\n", 0o700), ""},
-		{write("found", "#!/usr/bin/env -S A=1 tool\n", 0o700), ""},
-		{write("go", "#!"+inside+"\n", 0o700), "it is a Go program"},
-		{write("text", "echo\n", 0o700), "it is no program"},
-		{write("empty", "", 0o700), "it is no program"},
-		{write("again", "#!"+filepath.Join(dir, "again")+"\n", 0o700), "it is no program"},
-		{write("raised", string(image), 0o700|os.ModeSetuid), "it is a setuid program"},
+	for _, row := range []struct {
+		path, why string
+		who       Who
+	}{
+		{shell, "", Self()},
+		{inside, "it is a Go program", Self()},
+		{write("script", "#! "+shell+" -e\necho\n", 0o700), "", Self()},
+		{write("found", "#!/usr/bin/env -S A=1 tool\n", 0o700), "", Self()},
+		{write("go", "#!"+inside+"\n", 0o700), "it is a Go program", Self()},
+		{write("text", "echo\n", 0o700), "it is no program", Self()},
+		{write("empty", "", 0o700), "it is no program", Self()},
+		{write("again", "#!"+filepath.Join(dir, "again")+"\n", 0o700), "it is no program", Self()},
+		{write("raised", string(image), 0o700|os.ModeSetuid), "it is a setuid program", Who{Self().UID + 1, Self().GID}},
+		{write("raised by its group", string(image), 0o700|os.ModeSetgid), "it is a setuid program", Who{Self().UID, Self().GID + 1}},
+		{write("its own", string(image), 0o700|os.ModeSetuid|os.ModeSetgid), "", Self()},
 	} {
-		p, err := Inspect(row.path, dir)
+		p, err := Inspect(row.path, dir, row.who)
 		if err != nil {
 			t.Errorf("%s: %v", row.path, err)
 			continue
@@ -54,7 +59,7 @@ func TestInspect(t *testing.T) {
 		}
 	}
 	for _, path := range []string{filepath.Join(dir, "missing"), dir, "/dev/null"} {
-		if p, err := Inspect(path, ""); err == nil {
+		if p, err := Inspect(path, "", Self()); err == nil {
 			t.Errorf("%s: %+v", path, p)
 		}
 	}
@@ -71,7 +76,7 @@ func FuzzInspect(f *testing.F) {
 		if err := os.WriteFile(path, content, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if p, err := Inspect(path, "/nowhere"); err == nil && p.Path == "" {
+		if p, err := Inspect(path, "/nowhere", Self()); err == nil && p.Path == "" {
 			t.Error("no path")
 		}
 	})

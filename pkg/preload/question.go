@@ -16,6 +16,7 @@ type question struct {
 	head Head
 	body []byte // what follows the head
 	pid  int    // by the kernel's word; the head's where it has none
+	uid  int    // likewise; -1
 
 	mu   sync.Mutex
 	pair *os.File // the asker's end of the pair has the other one; nil: answered, or nobody waits
@@ -23,7 +24,7 @@ type question struct {
 
 // parse reads a message that has come with its control data. The question is there even with an error, for the refusal.
 func parse(message, oob []byte, flags int) (*question, error) {
-	q := &question{}
+	q := &question{uid: -1}
 	files, err := q.rights(oob)
 	if len(files) > 0 {
 		q.pair = files[0]
@@ -76,7 +77,7 @@ func (q *question) rights(oob []byte) (files []*os.File, err error) {
 			}
 		case m.Header.Type == unix.SCM_CREDENTIALS:
 			if cred, err := unix.ParseUnixCredentials(m); err == nil {
-				q.pid = int(cred.Pid)
+				q.pid, q.uid = int(cred.Pid), int(cred.Uid)
 			}
 		}
 	}

@@ -67,9 +67,11 @@ type Found struct {
 
 // Config is what a Server needs.
 type Config struct {
-	Dir      string // the session's private directory
-	Serve    uint32 // ServeTCP | …
-	LostHost bool   // where the session is gone, go on as on the host
+	Dir      string        // where the socket is made
+	Others   bool          // the debuggee may become another user: whoever can reach the socket may ask, if he has the token
+	Became   func(uid int) // told once that it has; nil: nobody
+	Serve    uint32        // ServeTCP | …
+	LostHost bool          // where the session is gone, go on as on the host
 	Hostname string
 	Table    []Rule
 	Handler  Handler
@@ -107,6 +109,7 @@ type Server struct {
 	conns map[*net.UnixConn]bool
 	first chan struct{} // closed at the first greeting
 	once  sync.Once
+	other sync.Once
 }
 
 // socketName is the socket's name in the private directory.
@@ -149,6 +152,11 @@ func (s *Server) open() (err error) {
 	}
 	if s.listener, err = net.ListenUnix("unixpacket", &net.UnixAddr{Name: s.path, Net: "unixpacket"}); err != nil {
 		return fmt.Errorf("preload: listening: %w", err)
+	}
+	if s.cfg.Others {
+		if err := os.Chmod(s.path, 0o666); err != nil {
+			return fmt.Errorf("preload: letting the debuggee's other users connect: %w", err)
+		}
 	}
 	raw, err := s.listener.SyscallConn()
 	if err != nil {
@@ -217,9 +225,12 @@ func (s *Server) accept() {
 			continue
 		}
 		if err := peer.SameUser(c); err != nil {
-			s.log.Warn("preload: refused a caller", "err", err)
-			c.Close()
-			continue
+			if !s.cfg.Others {
+				s.log.Warn("preload: refused a caller", "err", err)
+				c.Close()
+				continue
+			}
+			_ = c.SetReadDeadline(time.Now().Add(GreetingMS * time.Millisecond)) // until he has shown the token
 		}
 		if !s.join(c) {
 			s.log.Warn("preload: too many processes", "limit", maxConns)
@@ -270,10 +281,14 @@ func (s *Server) converse(c *net.UnixConn) {
 			if greeted = s.hello(q); !greeted {
 				return
 			}
+			_ = c.SetReadDeadline(noDeadline)
 		case !greeted:
 			q.fail(syscall.EACCES)
 			return
 		default:
+			if q.uid >= 0 && q.uid != os.Getuid() && s.cfg.Became != nil {
+				s.other.Do(func() { s.cfg.Became(q.uid) })
+			}
 			s.dispatch(q)
 		}
 	}

@@ -62,7 +62,7 @@ func (s *Session) inspect() (p preload.Program, why string) {
 	if place.Debugger != "" && s.config.Debugger.Type == "go" {
 		return preload.Program{Path: path}, preload.Program{Go: true}.Why()
 	}
-	p, err := preload.Inspect(path, variable(place.Environ, "PATH"))
+	p, err := preload.Inspect(path, variable(place.Environ, "PATH"), preload.Self())
 	switch {
 	case err != nil, p.Other && place.Debugger != "":
 		return p, ""

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -58,23 +59,19 @@ func newPreloaded(_ context.Context, s *Session, musl bool) (_ *preloaded, err e
 	if err != nil {
 		return nil, err
 	}
-	f := &preloaded{s: s, musl: musl, library: filepath.Join(s.dir, preload.LibraryName), done: make(chan struct{})}
-	if strings.ContainsAny(f.library, ": ") { // what LD_PRELOAD is split at (ld.so(8))
-		return nil, fail.New(fail.PreloadForbidden, "let XDG_RUNTIME_DIR or TMPDIR name a directory without blanks and colons",
-			"no library can be loaded from %q", s.dir)
-	}
-	var st unix.Statfs_t
-	if unix.Statfs(s.dir, &st) == nil && st.Flags&unix.ST_NOEXEC != 0 {
-		return nil, fail.New(fail.PreloadForbidden, "let XDG_RUNTIME_DIR or TMPDIR name a directory on a file system without noexec",
-			"no library can be loaded from %s: its file system is mounted noexec", s.dir)
-	}
-	if err := os.WriteFile(f.library, image, 0o500); err != nil {
-		return nil, fmt.Errorf("session: writing the library: %w", err)
-	}
-	if f.keeper, err = preload.StartKeeper(s.dir); err != nil {
+	root := os.Getuid() == 0
+	f := &preloaded{s: s, musl: musl, done: make(chan struct{})}
+	if f.library, err = writeLibrary(s.dir, image, root); err != nil {
 		return nil, err
 	}
-	c := preload.Config{Dir: s.dir, Serve: preload.ServeTCP | preload.ServeUDP | preload.ServeExec, Handler: f, Log: s.log,
+	dirs := []string{s.dir}
+	if f.place() != s.dir {
+		dirs = append(dirs, f.place())
+	}
+	if f.keeper, err = preload.StartKeeper(dirs...); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(f.place()))
+	}
+	c := preload.Config{Dir: f.place(), Others: root, Serve: preload.ServeTCP | preload.ServeUDP | preload.ServeExec, Handler: f, Log: s.log,
 		LostHost: policy.Lost(s.config.OnLost).Where == policy.Host}
 	if s.config.DNS {
 		c.Serve |= preload.ServeNames
@@ -85,12 +82,20 @@ func newPreloaded(_ context.Context, s *Session, musl bool) (_ *preloaded, err e
 	}
 	if c.Table, c.Files = f.files(); len(c.Table) > 0 {
 		c.Serve |= preload.ServeFiles
+		if c.Files == nil {
+			c.Became = func(uid int) {
+				s.notice(fmt.Sprintf("the program has become user %d, who cannot read the pod's files here: they are mounted for user %d", uid, os.Getuid()))
+			}
+		}
 	}
 	if f.Server, err = preload.New(c); err != nil {
 		return nil, errors.Join(err, f.keeper.End())
 	}
 	return f, nil
 }
+
+// place is the library's directory: the session's own, or an open one.
+func (f *preloaded) place() string { return filepath.Dir(f.library) }
 
 // files mounts the pod's files and says which paths lead there; without FUSE they are fetched one by one.
 func (f *preloaded) files() ([]preload.Rule, preload.Files) {
@@ -261,7 +266,7 @@ func (f *preloaded) Listeners() ([]namespaces.Listener, error) {
 
 // Processes likewise.
 func (f *preloaded) Processes() ([]int, error) {
-	all := preload.Processes(f.s.dir)
+	all := preload.Processes(f.place())
 	inside := f.within()
 	if inside == nil {
 		return all, nil
@@ -428,7 +433,7 @@ func (f *preloaded) Exec(pid int, program string) (uint32, []string, error) {
 	if !filepath.IsAbs(program) {
 		program = filepath.Join(fmt.Sprintf("/proc/%d/cwd", pid), program)
 	}
-	p, err := preload.Inspect(program, variable(f.s.options.Place.Environ, "PATH"))
+	p, err := preload.Inspect(program, variable(f.s.options.Place.Environ, "PATH"), whoIs(pid))
 	why := p.Why()
 	if why == "" && p.Musl() != f.musl {
 		why = "it goes through another libc than the program that it belongs to"
@@ -450,6 +455,30 @@ func (f *preloaded) Exec(pid int, program string) (uint32, []string, error) {
 		return 0, nil, syscall.EPERM
 	}
 	return preload.ExecWrap, inside.Wrap(nil), nil
+}
+
+// whoIs is the user and group of a process of the debuggee's, the session's own where that cannot be told.
+func whoIs(pid int) preload.Who {
+	who := preload.Self()
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return who
+	}
+	for line := range strings.Lines(string(raw)) { // of four ids the real one comes first (proc_pid_status(5))
+		f := strings.Fields(line)
+		if len(f) != 5 || f[0] != "Uid:" && f[0] != "Gid:" {
+			continue
+		}
+		id, err := strconv.ParseUint(f[1], 10, 32)
+		switch {
+		case err != nil:
+		case f[0] == "Uid:":
+			who.UID = uint32(id)
+		default:
+			who.GID = uint32(id)
+		}
+	}
+	return who
 }
 
 // Notice is a line from the library.

@@ -1,7 +1,9 @@
 // rough WHAT: does to itself what programs do, then asks for the host's name by a connection to 10.96.0.1 port 80, and
 // prints whether that went to the pod. WHAT: plain, closed (all descriptors, by close_range's number, so that no wrapper
 // sees it), forked (many children, each connecting), vforked (the child asks), root (chroot), cleared (the environment),
-// signals (all blocked), threads, full (no descriptor left), pointers (bad ones), handler (in a signal handler).
+// signals (all blocked), threads, full (no descriptor left), pointers (bad ones), handler (in a signal handler), ring
+// (io_uring by syscall()), executed UID ROOT PROGRAM ARGUMENT... (executes as another user and in another root directory,
+// "-" for neither), effective UID PROGRAM ARGUMENT... (executes with that user's rights).
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
@@ -105,6 +107,18 @@ static void pointers(void)
 	printf("short %s\n", connect(tcp, (struct sockaddr *)&pod, 3) < 0 && errno == EINVAL ? "EINVAL" : "?");
 }
 
+static int executed(const char *user, const char *root, char **argv)
+{
+	uid_t id = (uid_t)atoi(user);
+	if (*root != '-' && (chroot(root) < 0 || chdir("/") < 0))
+		return 77;
+	if (*user != '-' && (setgid(id) < 0 || setuid(id) < 0))
+		return 77;
+	execv(argv[0], argv);
+	printf("%s\n", strerror(errno));
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "";
@@ -141,6 +155,16 @@ int main(int argc, char **argv)
 		signal(SIGUSR1, handler);
 		raise(SIGUSR1);
 		printf("%d\n", handled);
+	} else if (!strcmp(what, "ring")) {
+		char none[256] = "";
+		long ring = syscall(SYS_io_uring_setup, 4, none);
+		printf("%s\n", ring < 0 ? strerror(errno) : "a ring");
+	} else if (!strcmp(what, "executed") && argc > 4) {
+		return executed(argv[2], argv[3], argv + 4);
+	} else if (!strcmp(what, "effective") && argc > 3) {
+		if (seteuid((uid_t)atoi(argv[2])) < 0)
+			return 77;
+		return executed("-", "-", argv + 3);
 	} else if (!strcmp(what, "full")) {
 		struct rlimit few = {20, 20};
 		int fd = socket(AF_INET, SOCK_STREAM, 0);
