@@ -53,6 +53,17 @@ ROW(row_mkdirat, mkdirat((int)a, (const char *)b, (mode_t)c))
 ROW(row_close, close((int)a))
 ROW(row_dup3, dup3((int)a, (int)b, (int)c))
 ROW(row_execve, execve((const char *)a, (char *const *)b, (char *const *)c))
+
+// A ring connects, opens and executes past this library. Who is told that there is none does without: libuv, Netty and
+// their like have another way. Those that make the call by machine code of their own (liburing) cannot be told.
+static long no_ring(void)
+{
+	sp_notice(SP_NOTICE_ERROR, "a program wanted io_uring, which would lead past the pod, and was told that this machine has none; "
+				   "if it cannot do without: \"frontEnd\": \"namespaces\"");
+	return sp_fail(ENOSYS);
+}
+
+ROW(row_io_uring_setup, no_ring())
 #ifdef __GLIBC__
 ROW(row_statx, statx((int)a, (const char *)b, (int)c, (unsigned)d, (struct statx *)e))
 ROW(row_renameat2, renameat2((int)a, (const char *)b, (int)c, (const char *)d, (unsigned)e))
@@ -98,6 +109,7 @@ static const struct {
 	{SYS_close, row_close},
 	{SYS_dup3, row_dup3},
 	{SYS_execve, row_execve},
+	{SYS_io_uring_setup, row_io_uring_setup},
 #ifdef __GLIBC__
 	{SYS_statx, row_statx},
 	{SYS_renameat2, row_renameat2},

@@ -322,6 +322,8 @@ func TestNames(t *testing.T) {
 		}
 		for _, want := range []string{
 			"any nowhere: Name or service not known\n", "any slow: Temporary failure in name resolution\n",
+			strings.Repeat("getaddrinfo_a payments: 0 0 10.96.7.8; nowhere: Name or service not known\n", 3) +
+				"told 7 by a thread, 8 by a signal from itself: 1\n",
 			"gethostbyname nowhere: Unknown host\n", "gethostbyname slow: Host name lookup failure\n",
 			"res_query payments: Unknown host\n", "res_search txt payments: No address associated with name\n",
 			"and with NI_NAMEREQD: Name or service not known\n",

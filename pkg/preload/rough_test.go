@@ -38,6 +38,7 @@ func TestRough(t *testing.T) {
 			{[]string{"handler"}, "1\n"},
 			{[]string{"pointers"}, "connect EFAULT\nbind EFAULT\nsendto EFAULT\nsendmsg EFAULT\nrecvmsg EFAULT\ngetsockname EFAULT\n" +
 				"getpeername EFAULT\nno socket EBADF\nshort EINVAL\n"},
+			{[]string{"ring"}, "Function not implemented\n"},
 			{[]string{"full"}, map[bool]string{true: "No file descriptors available\n", false: "Too many open files\n"}[name == "musl"]},
 		} {
 			if name == "sanitized" && c.args[0] == "pointers" {

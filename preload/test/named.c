@@ -3,7 +3,9 @@
 #include <arpa/nameser.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <resolv.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,6 +66,56 @@ static void raw(const char *label, const char *name, int type, int search)
 		printf("%s %s: %d answers, last byte %d\n", label, name, answer[6] << 8 | answer[7], answer[n - 1]);
 }
 
+#ifdef __GLIBC__
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t called = PTHREAD_COND_INITIALIZER;
+static int value;
+
+static void notified(union sigval v)
+{
+	pthread_mutex_lock(&lock);
+	value = v.sival_int;
+	pthread_cond_signal(&called);
+	pthread_mutex_unlock(&lock);
+}
+
+// two looks a name and one without an address up at once, and waits in each way that there is.
+static void two(const char *name)
+{
+	struct gaicb one = {.ar_name = name, .ar_service = "80"}, none = {.ar_name = "nowhere"}, *both[] = {&one, NULL, &none};
+	struct sigevent thread = {.sigev_notify = SIGEV_THREAD, .sigev_notify_function = notified, .sigev_value.sival_int = 7};
+	struct sigevent signal = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1, .sigev_value.sival_int = 8};
+	siginfo_t info = {0};
+	sigset_t usr1;
+	char host[NI_MAXHOST] = "";
+	sigemptyset(&usr1);
+	sigaddset(&usr1, SIGUSR1);
+	pthread_sigmask(SIG_BLOCK, &usr1, NULL);
+	for (int way = 0; way < 3; way++) {
+		struct sigevent *how = way == 0 ? NULL : way == 1 ? &thread : &signal;
+		int error = getaddrinfo_a(way ? GAI_NOWAIT : GAI_WAIT, both, 3, how);
+		if (way == 1) {
+			pthread_mutex_lock(&lock);
+			while (!value)
+				pthread_cond_wait(&called, &lock);
+			pthread_mutex_unlock(&lock);
+		} else if (way == 2) {
+			sigwaitinfo(&usr1, &info);
+		}
+		while (gai_error(&one) == EAI_INPROGRESS || gai_error(&none) == EAI_INPROGRESS)
+			gai_suspend((const struct gaicb *const *)both, 3, NULL);
+		if (!gai_error(&one)) {
+			getnameinfo(one.ar_result->ai_addr, one.ar_result->ai_addrlen, host, sizeof host, NULL, 0, NI_NUMERICHOST);
+			freeaddrinfo(one.ar_result);
+		}
+		printf("getaddrinfo_a %s: %d %d %s; nowhere: %s\n", name, error, gai_error(&one), host, gai_strerror(gai_error(&none)));
+	}
+	printf("told %d by a thread, %d by a signal from itself: %d\n", value, info.si_value.sival_int, info.si_pid == getpid());
+}
+#else
+static void two(const char *name) { (void)name; }
+#endif
+
 int main(int argc, char **argv)
 {
 	struct addrinfo stream = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_CANONNAME}, v6 = stream;
@@ -84,6 +136,7 @@ int main(int argc, char **argv)
 		raw("res_search", argv[i], T_A, 1);
 		raw("res_search txt", argv[i], T_TXT, 1);
 	}
+	two(argv[1]);
 	info("number", "127.0.0.1", "80", &stream);
 	inet_pton(AF_INET, "10.96.7.8", &a.sin_addr);
 	int error = getnameinfo((struct sockaddr *)&a, sizeof a, name, sizeof name, NULL, 0, 0);
