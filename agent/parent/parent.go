@@ -32,7 +32,7 @@ type Options struct {
 	Pod         string // local/PID or kube/UID/CONTAINERID
 	Listen      string // unix:PATH, or tcp:IP:PORT of this process's own loopback
 	Inside      bool   // this is an ephemeral container of the pod, and shares the target's processes
-	HostNetwork bool   // a pod in its node's network is meant
+	HostNetwork bool   // a pod in its node's network is meant, or a process in this one's
 	Sweep       bool   // remove PATH's directory at the end, if nobody needs it
 	TokenHash   []byte // SHA-256 of the creator's token
 	TTL         time.Duration
@@ -115,11 +115,7 @@ func (p *Parent) open() (err error) {
 	if err := p.find(); err != nil {
 		return err
 	}
-	netns, uts := p.target.net, p.target.uts
-	if p.Inside {
-		netns, uts = nil, nil
-	}
-	if p.in, err = enter(netns, uts); err != nil {
+	if p.in, err = enter(p.target.elsewhere()); err != nil {
 		if errors.Is(err, fs.ErrPermission) {
 			return fmt.Errorf("%w hint: run stepin as root, or take a process in a user namespace of yours; in a cluster the agent lacks SYS_ADMIN", err)
 		}
@@ -178,8 +174,8 @@ func (p *Parent) find() error {
 		}
 		return nil
 	}
-	if own == p.target.netns {
-		return fmt.Errorf("process %d shares this machine's own network, so it is no pod hint: take a process in namespaces of its own", pid)
+	if own == p.target.netns && !p.HostNetwork {
+		return fmt.Errorf("process %d shares this machine's own network, so it is no pod hint: take a process in namespaces of its own, or start the agent with --host-network if this machine's ports are meant", pid)
 	}
 	return nil
 }

@@ -154,6 +154,22 @@ func (t *target) release() {
 	}
 }
 
+// elsewhere are its network and UTS namespace where they are not this process's own: to enter one takes a right even then
+// (setns(2)).
+func (t *target) elsewhere() (netns, uts *os.File) {
+	same := func(f *os.File, own string) bool {
+		var theirs, ours unix.Stat_t
+		return f == nil || unix.Fstat(int(f.Fd()), &theirs) == nil && unix.Stat(own, &ours) == nil && theirs.Ino == ours.Ino
+	}
+	if !same(t.net, "/proc/self/ns/net") {
+		netns = t.net
+	}
+	if !same(t.uts, "/proc/self/ns/uts") {
+		uts = t.uts
+	}
+	return netns, uts
+}
+
 // view is what the child is to see, and its files, in the order of pair.FileRoot and on. What is out of reach is an empty
 // file.
 func (t *target) view() (pair.View, []*os.File) {
@@ -209,8 +225,11 @@ func (t *target) like(next *target) bool {
 // successor finds the process that took the place of t, which has ended at the time ended; none has the number 0. hint is
 // the container that the session knows to follow, "" if it does not. Without it, it is one of the same executable: of a
 // pod, the first of another container that began since. It must not be the ended one itself, which may still be there
-// as a zombie.
+// as a zombie. In this machine's own network any program of anybody's could be it, so there is none.
 func (t *target) successor(hint string, ended uint64) (found process) {
+	if !t.kube() && t.netns == netnsOf(os.Getpid()) {
+		return process{}
+	}
 	if !t.kube() {
 		_ = processes(func(other int) bool {
 			if other != t.process.pid && netnsOf(other) == t.netns && t.same(other) {

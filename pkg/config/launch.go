@@ -91,12 +91,14 @@ type Files struct {
 	Map      map[string]string `json:"map,omitempty" jsonschema_description:"From a path as the program opens it to the path in the pod that it gets."`
 }
 
-// Agent configures our process on the pod's side. For local/PID only TTL means anything: that agent is a process here.
+// Agent configures our process on the pod's side. For local/PID only TTL and HostNetwork mean anything: that agent is a
+// process here.
 type Agent struct {
 	Mode             string            `json:"mode,omitempty" jsonschema:"enum=auto,enum=pod,enum=ephemeral,default=auto" jsonschema_description:"How the agent reaches the pod. pod: a Job on its node, which can do everything. ephemeral: a container in the pod itself, which can do what the namespace admits. auto: the first of these that the cluster admits."`
 	Image            string            `json:"image,omitempty" jsonschema_description:"An image that holds the agent (stepin agent image push). Empty: none is needed, the agent travels through the API server and runs in the pod's own image."`
 	Namespace        string            `json:"namespace,omitempty" jsonschema_description:"Where the agent's Job goes. Empty: the pod's namespace."`
 	TTL              Duration          `json:"ttl,omitzero" jsonschema:"type=string,example=5m" jsonschema_description:"How long the agent stays when its last session has ended, so that the next start is faster. Default: 5m in a cluster; for local/PID it goes at once."`
+	HostNetwork      bool              `json:"hostNetwork,omitempty" jsonschema_description:"For local/PID: a process in this machine's own network is meant, whose ports and addresses are this machine's. Without it such a process is refused, and so is a pod of a cluster with hostNetwork in any case."`
 	Labels           map[string]string `json:"labels,omitempty" jsonschema_description:"Labels for the agent's Job and pod, as a policy of the cluster may want them."`
 	Annotations      map[string]string `json:"annotations,omitempty" jsonschema_description:"Annotations likewise."`
 	Tolerations      []Toleration      `json:"tolerations,omitempty" jsonschema_description:"What the agent's pod tolerates, each with key, operator, value and effect as in a pod's spec. Empty: every taint, since it must go to the pod's node."`

@@ -29,8 +29,8 @@ type frontEnd interface {
 	// OwnPort says that the debuggee listens on a port, DisownPort that nothing of it is left.
 	OwnPort(network string, port uint16) error
 	DisownPort(network string, port uint16) error
-	// OnHost says that a TCP port of the debuggee's is this machine's own already.
-	OnHost(port uint16) bool
+	// OnHost says that a port of the debuggee's is this machine's own already, and which it is there.
+	OnHost(network string, port uint16) (at uint16, ok bool)
 	// Deliver connects to the debuggee's listener at dst, which shall see the client's address.
 	Deliver(ctx context.Context, client, dst netip.AddrPort) (*net.TCPConn, error)
 	// SendUDP has the debuggee's socket at dst receive a datagram from the client's address.

@@ -38,26 +38,28 @@ const (
 // Its socket lies in a private directory and bears the token in its name, so that what is left of a killed agent is
 // one file, and who may read the directory may join.
 type local struct {
-	pid   int
-	netns string // inode of the pod's network namespace: the sandbox
-	dir   string // private, this user's
-	hello wire.Hello
-	ttl   time.Duration
-	log   func(string) // the agent's own lines, for debugging
-	say   func(string) // one line for the developer
-	image func() ([]byte, error)
-	stub  func() (string, error) // path of the stub, for a pod in a user namespace of its own
-	trace *os.File               // nil: none; else the agent appends what it does there
+	pid     int
+	sandbox string // inode of the pod's network namespace; where that is this machine's own, with the process behind it
+	beside  bool   // it is this machine's own
+	dir     string // private, this user's
+	hello   wire.Hello
+	ttl     time.Duration
+	log     func(string) // the agent's own lines, for debugging
+	say     func(string) // one line for the developer
+	image   func() ([]byte, error)
+	stub    func() (string, error) // path of the stub, for a pod in a user namespace of its own
+	trace   *os.File               // nil: none; else the agent appends what it does there
 
 	socket string // the agent's, once there is one
 }
 
 // newLocal looks at the target; nothing is made yet.
 func newLocal(s *Session) (reach, error) {
-	netns, err := checkLocal(s.target.PID)
+	sandbox, beside, err := checkLocal(s.target.PID, s.config.Agent.HostNetwork)
 	if err != nil {
 		return nil, err
 	}
+	s.beside = beside
 	dir, err := runtimeDir()
 	if err != nil {
 		return nil, err
@@ -66,7 +68,7 @@ func newLocal(s *Session) (reach, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &local{pid: s.target.PID, netns: netns, dir: dir, ttl: time.Duration(s.config.Agent.TTL), hello: hello,
+	return &local{pid: s.target.PID, sandbox: sandbox, beside: beside, dir: dir, ttl: time.Duration(s.config.Agent.TTL), hello: hello,
 		log: func(line string) { s.log.Debug("agent", "line", line) }, say: s.notice,
 		image: s.options.Parts.Agent, stub: s.stubFile, trace: s.options.Trace}, nil
 }
@@ -88,31 +90,34 @@ func (l *local) steal(*link, *wire.Steal) (pod string, ok bool) { return "the po
 func (l *local) notice(line string)                             { l.say(line) }
 func (l *local) close()                                         { sweepDir(l.dir) }
 
-// checkLocal says whether PID exists and may be entered.
-func checkLocal(pid int) (netns string, err error) {
+// checkLocal says whether PID exists and may be entered, and whether it is in this machine's own network, which must be meant.
+func checkLocal(pid int, hostNetwork bool) (sandbox string, beside bool, err error) {
 	proc := "/proc/" + strconv.Itoa(pid)
 	if _, err := os.Stat(proc); err != nil {
-		return "", fail.New(fail.TargetMissing, "list the processes with `ps -e` and take a PID from there",
+		return "", false, fail.New(fail.TargetMissing, "list the processes with `ps -e` and take a PID from there",
 			"target: there is no process %d", pid)
 	}
 	for _, ns := range []string{"net", "uts", "user", "mnt"} {
 		link, err := os.Readlink(proc + "/ns/" + ns)
 		if err != nil {
-			return "", foreign(pid, err)
+			return "", false, foreign(pid, err)
 		}
 		if ns == "net" {
-			netns = strings.TrimSuffix(strings.TrimPrefix(link, "net:["), "]")
+			sandbox = strings.TrimSuffix(strings.TrimPrefix(link, "net:["), "]")
 		}
 	}
 	if _, err := os.Stat(proc + "/root/"); err != nil {
-		return "", foreign(pid, err)
+		return "", false, foreign(pid, err)
 	}
 	own, err := os.Readlink("/proc/self/ns/net")
-	if err == nil && own == "net:["+netns+"]" {
-		return "", fail.New(fail.TargetForeign, "take a process that runs in a container or in namespaces of its own",
+	if err != nil || own != "net:["+sandbox+"]" {
+		return sandbox, false, nil
+	}
+	if !hostNetwork {
+		return "", false, fail.New(fail.TargetForeign, `take a process that runs in a container or in namespaces of its own; if this machine's ports are meant, write "agent": {"hostNetwork": true}`,
 			"target: process %d shares this machine's own network, so it is no pod", pid)
 	}
-	return netns, nil
+	return sandbox + "." + strconv.Itoa(pid), true, nil
 }
 
 func foreign(pid int, err error) error {
@@ -262,7 +267,7 @@ func (l *local) connect(ctx context.Context) (*mux.Conn, wire.Welcome, string, e
 // joinOrStart fails with mux.ErrLost or ESHUTDOWN where an agent is there that is just ending, with the session before
 // this one.
 func (l *local) joinOrStart(ctx context.Context) (*mux.Conn, wire.Welcome, string, error) {
-	sockets, err := filepath.Glob(filepath.Join(l.dir, l.netns+".*"))
+	sockets, err := filepath.Glob(filepath.Join(l.dir, l.sandbox+".*"))
 	if err != nil {
 		return nil, wire.Welcome{}, "", err
 	}
@@ -309,9 +314,12 @@ func (l *local) start(ctx context.Context) (*mux.Conn, wire.Welcome, string, err
 	}
 	token := hex.EncodeToString(secret[:])
 	hash := sha256.Sum256([]byte(token))
-	socket := filepath.Join(l.dir, l.netns+"."+token)
+	socket := filepath.Join(l.dir, l.sandbox+"."+token)
 	args := []string{"--pod", "local/" + strconv.Itoa(l.pid), "--listen", "unix:" + socket,
 		"--token-sha256", hex.EncodeToString(hash[:]), "--ttl", l.ttl.String(), "--who", l.hello.Who, "--sweep"}
+	if l.beside {
+		args = append(args, "--host-network")
+	}
 	p, err := l.exec(args)
 	if err != nil {
 		return fail0(err)

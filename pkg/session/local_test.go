@@ -7,12 +7,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/stepin-dev/stepin/pkg/fail"
 	"github.com/stepin-dev/stepin/pkg/mux"
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
@@ -86,11 +88,11 @@ func TestRuntimeDirGoes(t *testing.T) {
 
 // TestConnectLeaving: an agent that ends with the session before this one is waited for, not an error.
 func TestConnectLeaving(t *testing.T) {
-	l := &local{dir: t.TempDir(), netns: "4026531992", hello: wire.Hello{Session: "s"}}
+	l := &local{dir: t.TempDir(), sandbox: "4026531992", hello: wire.Hello{Session: "s"}}
 	if err := os.Chmod(l.dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	socket, err := net.Listen("unix", filepath.Join(l.dir, l.netns+".token"))
+	socket, err := net.Listen("unix", filepath.Join(l.dir, l.sandbox+".token"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,5 +148,18 @@ func TestStartingAgentKeepsItsSocket(t *testing.T) {
 	}
 	if _, err := os.Lstat(path); err == nil {
 		t.Fatal("what an agent left was kept")
+	}
+}
+
+// TestOwnNetwork: a process in this machine's own network is a target only where that is meant, and then its agent's socket
+// is not another one's of that network.
+func TestOwnNetwork(t *testing.T) {
+	_, _, err := checkLocal(os.Getpid(), false)
+	if fail.CodeOf(err) != fail.TargetForeign || !strings.Contains(fail.Hint(err), `"hostNetwork": true`) {
+		t.Errorf("%v; hint: %s", err, fail.Hint(err))
+	}
+	sandbox, beside, err := checkLocal(os.Getpid(), true)
+	if _, pid, _ := strings.Cut(sandbox, "."); err != nil || !beside || pid != strconv.Itoa(os.Getpid()) {
+		t.Errorf("%q, %v, %v", sandbox, beside, err)
 	}
 }

@@ -89,7 +89,7 @@ func (f *namespaced) Err() error {
 }
 
 // OnHost says no: what listens inside listens nowhere else.
-func (f *namespaced) OnHost(uint16) bool { return false }
+func (f *namespaced) OnHost(string, uint16) (uint16, bool) { return 0, false }
 
 // Environ adds nothing: the namespaces need no word in the debuggee's variables.
 func (f *namespaced) Environ(env []string) []string { return env }

@@ -207,7 +207,7 @@ func (p *ports) begin(ctx context.Context, k portKey, addrs []netip.Addr, inodes
 	new := &port{network: k.network, number: k.number, addrs: addrs, inodes: inodes, since: time.Now(), stop: func() {}}
 	p.open[k] = new
 	p.decide(ctx, k, new)
-	if k.network == "tcp" && !p.s.front.OnHost(k.number) {
+	if _, here := p.s.front.OnHost(k.network, k.number); k.network == "tcp" && !here && !p.s.beside {
 		if l := p.s.listenOnHost(k.number); l != nil {
 			new.host = l
 			p.onHost[k.number] = true
@@ -226,7 +226,7 @@ func (p *ports) decide(ctx context.Context, k portKey, new *port) {
 		if debuggers, new.decided = p.whose(k, new); !new.decided {
 			return
 		}
-		ok = !debuggers
+		ok = !debuggers && !p.circular(k, pod)
 	}
 	new.decided = true
 	if !ok {
@@ -242,6 +242,17 @@ func (p *ports) decide(ctx context.Context, k portKey, new *port) {
 		p.take(ctx, k, pod, loopback)
 		p.gave(k.network, new)
 	}()
+}
+
+// circular says that what is delivered to the debuggee would be taken from it again: in a network that it shares with the
+// pod it has the very port that is the pod's.
+func (p *ports) circular(k portKey, pod uint16) bool {
+	at, here := p.s.front.OnHost(k.network, k.number)
+	if !p.s.beside || !here || at != pod {
+		return false
+	}
+	p.s.sayOnce(k.number, "%s is this program's own in the network that it shares with the pod, so no requests to the pod come from there", describe(k.network, pod, k.number))
+	return true
 }
 
 func (p *ports) shut(k portKey, have *port) {

@@ -300,16 +300,18 @@ func (f *preloaded) DisownPort(network string, port uint16) error {
 	return nil
 }
 
-// OnHost says whether the debuggee's port is one of this machine's.
-func (f *preloaded) OnHost(port uint16) bool {
-	_, ok := f.Real("tcp", port)
-	return ok
+// OnHost says whether the debuggee's port is one of this machine's, and which.
+func (f *preloaded) OnHost(network string, port uint16) (uint16, bool) {
+	at, ok := f.Real(network, port)
+	return at.Port(), ok
 }
 
 // Deliver connects to the program that listens.
 func (f *preloaded) Deliver(ctx context.Context, client, dst netip.AddrPort) (*net.TCPConn, error) {
-	if inside := f.within(); inside != nil && !f.OnHost(dst.Port()) {
-		return inside.Deliver(ctx, client, dst)
+	if inside := f.within(); inside != nil {
+		if _, ok := f.Real("tcp", dst.Port()); !ok {
+			return inside.Deliver(ctx, client, dst)
+		}
 	}
 	return f.Server.Deliver(ctx, client, dst)
 }

@@ -95,6 +95,8 @@ type Session struct {
 	envFile  map[string]string
 	// unmirrored says that requests are not mirrored although they would be by default.
 	unmirrored bool
+	// beside says that the pod is in this machine's own network.
+	beside bool
 
 	copying copying
 
