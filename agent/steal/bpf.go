@@ -73,13 +73,13 @@ func newLookup(netns *os.File) (l *lookup, err error) {
 		{&l.bypass, ebpf.MapSpec{Type: ebpf.Hash, KeySize: bypassKeyLen, ValueSize: 1, MaxEntries: maxBypass}},
 	} {
 		if *m.into, err = ebpf.NewMap(&m.spec); err != nil {
-			return l, fmt.Errorf("steal: making a BPF map: %w", plain(err))
+			return l, fmt.Errorf("steal: making a BPF map: bpf(BPF_MAP_CREATE): %w", plain(err))
 		}
 	}
 	l.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: "stepin", Type: ebpf.SkLookup, AttachType: ebpf.AttachSkLookup,
 		License: "Apache-2.0", Instructions: l.program()})
 	if err != nil {
-		return l, fmt.Errorf("steal: loading the BPF program: %w", plain(err))
+		return l, fmt.Errorf("steal: loading the BPF program: bpf(BPF_PROG_LOAD): %w", plain(err))
 	}
 	if err = l.attach(); err == nil {
 		err = l.detach()
@@ -101,7 +101,7 @@ func (l *lookup) attach() (err error) {
 		return nil
 	}
 	if l.link, err = link.AttachNetNs(int(l.netns.Fd()), l.prog); err != nil {
-		return fmt.Errorf("steal: attaching to the pod's network: %w", err)
+		return fmt.Errorf("steal: attaching to the pod's network: bpf(BPF_LINK_CREATE): %w", err)
 	}
 	return nil
 }

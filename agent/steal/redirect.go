@@ -108,7 +108,7 @@ func (r *redirect) set(targets []target) error {
 		return err
 	}
 	if err := r.nl.acked(last); err != nil {
-		return err
+		return fmt.Errorf("sendto(NETLINK_NETFILTER): %w", err)
 	}
 	r.made = true
 	return nil
