@@ -26,7 +26,7 @@ const (
 // pressF5 starts the debuggee and waits until the pod's requests come to it.
 func (d *demo) pressF5(ctx context.Context) (err error) {
 	d.story.chapter("Press F5: the same source under Delve, in the pod's place")
-	line, err := breakpoint()
+	line, err := breakpoint(sourceName, "//")
 	if err != nil {
 		return err
 	}
@@ -133,7 +133,7 @@ func (d *demo) goOn(ctx context.Context) error {
 	}
 	d.story.done()
 	d.story.answer(a.text)
-	return d.right(a.reply, true)
+	return right(a.reply, true)
 }
 
 // end stops the session, and the pod has its requests back.
@@ -158,7 +158,7 @@ func (d *demo) end(ctx context.Context) error {
 	}
 	d.story.done()
 	d.story.answer(r.text)
-	if err := d.right(r, false); err != nil {
+	if err := right(r, false); err != nil {
 		return err
 	}
 	d.editor.close()

@@ -1,6 +1,8 @@
 // Package demo is `stepin demo`: the whole of stepin on one machine, told as a story. A small service runs in a pod made of
 // namespaces; a copy of it runs under Delve in the pod's place, driven with the messages of an editor through a real
 // `stepin dap`; a request to the pod hits the breakpoint, and that very caller is answered by the debuggee.
+// Where namespaces cannot be made, as in most containers, a plain process stands for the pod, and a service in Python is
+// shown as much of it as the library can (plain.go); what it cannot is named.
 //
 // It must never do what an editor could not do with the same binary: everything shown here has come over DAP or over the pod's
 // own network. Nor may it leave anything behind.
@@ -75,11 +77,21 @@ type demo struct {
 func Run(ctx context.Context, o Options) error {
 	d := &demo{Options: o, story: newStory(o.Out, o.Colors)}
 	defer d.close()
-	chapters := []func(context.Context) error{d.machine, d.build, d.startPod, d.first}
+	missing, err := d.machine(ctx)
+	if err != nil {
+		return err
+	}
+	chapters := []chapter{d.tools, d.build, d.startPod, d.first, d.pressF5, d.second, d.goOn, d.end, d.tryIt}
 	if o.Stay {
-		chapters = append(chapters, d.stay)
-	} else {
-		chapters = append(chapters, d.pressF5, d.second, d.goOn, d.end)
+		chapters = []chapter{d.tools, d.build, d.startPod, d.first, d.stay}
+	}
+	if len(missing) > 0 {
+		p, err := newPlain(d, missing)
+		if err != nil {
+			return err
+		}
+		defer p.close()
+		chapters = p.chapters()
 	}
 	for _, chapter := range chapters {
 		if err := chapter(ctx); err != nil {
@@ -90,9 +102,14 @@ func Run(ctx context.Context, o Options) error {
 			return err
 		}
 	}
-	if !o.Stay {
-		d.story.tryIt(d.self())
-	}
+	return nil
+}
+
+// chapter is one part of the story.
+type chapter func(context.Context) error
+
+func (d *demo) tryIt(context.Context) error {
+	d.story.tryIt(d.self())
 	return nil
 }
 
@@ -123,52 +140,62 @@ func (d *demo) self() string {
 	return path
 }
 
-// machine looks first whether all that follows can be done here, so that what cannot is said by its name.
-func (d *demo) machine(ctx context.Context) (err error) {
+// machine looks first whether namespaces can be made here, and returns the steps that fail.
+func (d *demo) machine(ctx context.Context) (failed []namespaces.Step, err error) {
 	if d.dir, err = os.MkdirTemp("", "stepin-demo-"); err != nil {
-		return fail.Wrap(fail.Internal, errors.Unwrap(err), "let TMPDIR name a directory that you may write to", "the demo has no room in %s", os.TempDir())
-	}
-	if _, err := goCommand(d.Environ); err != nil {
-		return err
-	}
-	if _, err := delve.Find(d.Environ); err != nil {
-		return err
+		return nil, fail.Wrap(fail.Internal, errors.Unwrap(err), "let TMPDIR name a directory that you may write to", "the demo has no room in %s", os.TempDir())
 	}
 	stub, err := embedded.Stub()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	keeper, err := embedded.Keeper()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if d.guard, err = namespaces.NewGuard(d.dir, keeper); err != nil {
 		d.guard = nil // then neither can there be namespaces, and the next step says why
 	}
-	var failed []namespaces.Step
 	for _, s := range namespaces.Probe(ctx, namespaces.Plan{TunPath: d.Tun, FusePath: d.Fuse}, namespaces.Options{Stub: stub, Keeper: keeper}) {
 		if s.Err != nil && s.Err != namespaces.ErrNotTried {
 			failed = append(failed, s)
 		}
 	}
-	return forbidden(failed)
+	return failed, nil
+}
+
+// tools looks whether Go and Delve are here before anything is shown.
+func (d *demo) tools(context.Context) error {
+	if _, err := goCommand(d.Environ); err != nil {
+		return err
+	}
+	_, err := delve.Find(d.Environ)
+	return err
 }
 
 // forbidden makes one error of the steps that failed, each with its call and errno; the first one's cure is the hint, and so
 // are the others' where they differ.
 func forbidden(failed []namespaces.Step) error {
-	if len(failed) == 0 {
-		return nil
-	}
-	var what, cures []string
+	return fail.Wrap(fail.NamespacesForbidden, quiet{failed[0].Err}, cures(failed)+"\n  or install python3: the demo then goes without",
+		"this machine does not let stepin do it (%s)", whatFailed(failed))
+}
+
+func whatFailed(failed []namespaces.Step) string {
+	var what []string
 	for _, s := range failed {
 		what = append(what, fmt.Sprintf("%s: %v", s.Name, s.Err))
-		if s.Cure != "" && !strings.Contains(strings.Join(cures, "\n"), s.Cure) {
-			cures = append(cures, s.Cure)
+	}
+	return strings.Join(what, "; ")
+}
+
+func cures(failed []namespaces.Step) string {
+	var all []string
+	for _, s := range failed {
+		if s.Cure != "" && !strings.Contains(strings.Join(all, "\n"), s.Cure) {
+			all = append(all, s.Cure)
 		}
 	}
-	return fail.Wrap(fail.NamespacesForbidden, quiet{failed[0].Err}, strings.Join(cures, "\n  then: "),
-		"this machine does not let stepin do it (%s)", strings.Join(what, "; "))
+	return strings.Join(all, "\n  then: ")
 }
 
 // quiet is an error that has been said already.
@@ -266,18 +293,24 @@ type reply struct {
 // fromDesk says whether the debuggee wrote it, and not the pod's own program.
 func (r reply) fromDesk() bool { return strings.Contains(r.text, "on your desk") }
 
-// ask asks the pod as a customer does, on a connection of his own.
+// ask asks the pod as a customer does.
 func (d *demo) ask(ctx context.Context) (reply, error) {
-	var r reply
+	return ask(ctx, url(), func(ctx context.Context) (net.Conn, error) {
+		return d.pod.DialClient(ctx, "tcp", netip.AddrPortFrom(customer, 0), service)
+	})
+}
+
+// ask asks on a connection of its own.
+func ask(ctx context.Context, url string, dial func(context.Context) (net.Conn, error)) (r reply, err error) {
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			c, err := d.pod.DialClient(ctx, "tcp", netip.AddrPortFrom(customer, 0), service)
+			c, err := dial(ctx)
 			if err == nil {
 				r.from = netip.MustParseAddrPort(c.LocalAddr().String())
 			}
 			return c, err
 		}}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url(), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return r, err
 	}
@@ -305,12 +338,12 @@ func (d *demo) first(ctx context.Context) error {
 	d.story.done()
 	d.story.line("asks", "GET "+url())
 	d.story.answer(r.text)
-	return d.right(r, false)
+	return right(r, false)
 }
 
 // right checks that the right program answered, and that it saw the true caller. Otherwise the demo has failed, however
 // well it looks.
-func (d *demo) right(r reply, desk bool) error {
+func right(r reply, desk bool) error {
 	switch {
 	case r.fromDesk() != desk:
 		return fmt.Errorf("demo: the wrong program has answered: %s", r.text)

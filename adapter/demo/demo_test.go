@@ -173,15 +173,15 @@ func (p *place) clean(t *testing.T) {
 	}
 }
 
-// running are the processes with the place's TMPDIR, and those that were started from its files.
+// running are the processes that were started from the place's files, or with what lies in its TMPDIR.
 func (p *place) running(t *testing.T) (found []string) {
 	t.Helper()
 	all, err := filepath.Glob("/proc/[0-9]*")
 	must(t, err)
 	for _, proc := range all {
 		exe, _ := os.Readlink(filepath.Join(proc, "exe"))
-		if strings.HasPrefix(exe, p.dir+"/") {
-			line, _ := os.ReadFile(filepath.Join(proc, "cmdline"))
+		line, _ := os.ReadFile(filepath.Join(proc, "cmdline"))
+		if strings.HasPrefix(exe, p.dir+"/") || strings.Contains(string(line), "\x00"+p.tmp+"/") {
 			found = append(found, strings.ReplaceAll(string(line), "\x00", " "))
 		}
 	}
@@ -224,9 +224,18 @@ func TestDemo(t *testing.T) {
 
 // TestStay ends the pod that stays, by an interrupt as Ctrl-C does, and by a kill.
 func TestStay(t *testing.T) {
-	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
-		t.Run(sig.String(), func(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		sig  syscall.Signal
+		env  []string
+	}{
+		{"interrupt", syscall.SIGINT, nil}, {"kill", syscall.SIGKILL, nil},
+		{"plain, interrupt", syscall.SIGINT, noTun}, {"plain, kill", syscall.SIGKILL, noTun},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			sig := c.sig
 			p := newPlace(t, uint32(os.Geteuid()))
+			p.env = append(p.env, c.env...)
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			cmd := p.command(ctx, filepath.Join(p.dir, "stepin"), "demo", "--stay")
@@ -257,27 +266,27 @@ func TestStay(t *testing.T) {
 	}
 }
 
+// noTun is a machine without namespaces, as far as stepin can tell.
+var noTun = []string{"STEPIN_TUN=/dev/none"}
+
 // TestRefusals: what is not there is said in a sentence, with a hint, and status 125.
 func TestRefusals(t *testing.T) {
 	p := newPlace(t, uint32(os.Geteuid()))
-	for _, c := range []struct{ name, variable, value, want string }{
-		{"no go", "PATH", p.dir, "the go command is not on PATH\nhint: "},
-		{"no dlv", "PATH", p.goos, "dlv, the Go debugger, is neither"},
-		{"no TUN device", "STEPIN_TUN", filepath.Join(p.dir, "none"), "/none): no such file or directory"},
-		{"no FUSE device", "STEPIN_FUSE", filepath.Join(p.dir, "none"), "/none): no such file or directory"},
-		{"no room", "TMPDIR", filepath.Join(p.dir, "none"), "the demo has no room in "},
-		{"no compiler", "GOFLAGS", "-nonsense", "does not build: "},
+	for _, c := range []struct {
+		name string
+		env  []string
+		want string
+	}{
+		{"no go", []string{"PATH=" + p.dir}, "the go command is not on PATH\nhint: "},
+		{"no dlv", []string{"PATH=" + p.goos, "HOME=/none"}, "dlv, the Go debugger, is neither"},
+		{"no TUN device, no Python", append([]string{"PATH=" + p.dir}, noTun...), "/dev/none): no such file or directory"},
+		{"no FUSE device, no Python", []string{"PATH=" + p.dir, "STEPIN_FUSE=/dev/none"}, "/dev/none): no such file or directory"},
+		{"no room", []string{"TMPDIR=" + filepath.Join(p.dir, "none")}, "the demo has no room in "},
+		{"no compiler", []string{"GOFLAGS=-nonsense"}, "does not build: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			q := *p
-			q.env = append(q.env[:len(q.env):len(q.env)], c.variable+"="+c.value)
-			if c.variable == "PATH" {
-				for i, e := range q.env {
-					if strings.HasPrefix(e, "PATH=") || strings.HasPrefix(e, "HOME=") {
-						q.env[i] = c.variable + "=" + c.value
-					}
-				}
-			}
+			q.env = append(q.env[:len(q.env):len(q.env)], c.env...) // of repeated names the last counts (os/exec)
 			got := q.demo(t)
 			if got.status != 125 || !strings.Contains(got.err, c.want) || !strings.Contains(got.err, "\nhint: ") || !strings.HasPrefix(got.err, "stepin: ") {
 				t.Errorf("status %d\n%s\n%s", got.status, got.out, got.err)
@@ -289,13 +298,10 @@ func TestRefusals(t *testing.T) {
 
 // TestForbidden: every step that failed is named with its call and errno, each cure once.
 func TestForbidden(t *testing.T) {
-	if err := forbidden(nil); err != nil {
-		t.Error(err)
-	}
 	tun := fmt.Errorf("open(/dev/net/tun): %w", unix.EACCES)
 	fuse := fmt.Errorf("open(/dev/fuse): %w", unix.EACCES)
 	err := forbidden([]namespaces.Step{{Name: "TUN device", Err: tun, Cure: "mend both"}, {Name: "FUSE device", Err: fuse, Cure: "mend both"}})
-	if !errors.Is(err, unix.EACCES) || fail.Hint(err) != "mend both" ||
+	if !errors.Is(err, unix.EACCES) || !strings.HasPrefix(fail.Hint(err), "mend both\n  or install python3") ||
 		!strings.Contains(err.Error(), "TUN device: open(/dev/net/tun): permission denied; FUSE device: open(/dev/fuse): permission denied") {
 		t.Errorf("%v; hint %q", err, fail.Hint(err))
 	}

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -22,7 +21,7 @@ import (
 type editor struct {
 	*client.Client
 	cmd    *exec.Cmd
-	stderr tail
+	stderr said
 	ended  chan struct{}
 }
 
@@ -70,29 +69,6 @@ func (e *editor) close() {
 		_ = e.cmd.Process.Kill() // what it started ends without it
 		<-e.ended
 	}
-}
-
-// tail keeps the end of what the adapter prints on standard error, for when it fails.
-type tail struct {
-	mu sync.Mutex
-	b  []byte
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	const most = 8 << 10 // bytes
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.b = append(t.b, p...)
-	if len(t.b) > most {
-		t.b = t.b[len(t.b)-most:]
-	}
-	return len(p), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return strings.TrimSpace(string(t.b))
 }
 
 // explain makes what the adapter says the demo's error: its sentence, and its hint.

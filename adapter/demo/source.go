@@ -17,7 +17,7 @@ import (
 
 // The service's source is in the binary, so that the demo needs no checkout.
 //
-//go:embed orders/main.go
+//go:embed orders/main.go orders/orders.py
 var sources embed.FS
 
 // sourceName is the source's path in sources, and below the demo's directory.
@@ -47,13 +47,13 @@ func unpack(folder string) error {
 	return nil
 }
 
-// breakpoint is the line, from 1, at which the demo stops.
-func breakpoint() (line int, err error) {
-	text, err := sources.ReadFile(sourceName)
+// breakpoint is the line of a source, from 1, at which the demo stops.
+func breakpoint(name, comment string) (line int, err error) {
+	text, err := sources.ReadFile(name)
 	if err != nil {
 		return 0, fmt.Errorf("demo: reading the source: %w", err)
 	}
-	before, _, ok := strings.Cut(string(text), "// the demo stops here")
+	before, _, ok := strings.Cut(string(text), comment+" the demo stops here")
 	if !ok {
 		return 0, errors.New("demo: the source does not say where to stop")
 	}

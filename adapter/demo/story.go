@@ -96,20 +96,33 @@ func (s *story) variable(name, value, origin string) {
 	fmt.Fprintf(s.out, "   %-10s %s%s%s\n", name, s.style(green, value), pad, s.style(dim, origin))
 }
 
-// tryIt tells what to do next.
-func (s *story) tryIt(stepin string) {
-	fmt.Fprintf(s.out, "\n%s\n", s.style(bold, "That was all of it, in "+since(s.begin)+". The pod, its network and its files are gone."))
+// next are the commands to try.
+func (s *story) next(stepin string) {
 	fmt.Fprintf(s.out, `
 %s
    %[2]s demo --stay      keeps the pod, for your own editor
    %[2]s exec --help      runs a command in a pod's place, without a debugger
    %[2]s doctor           says what works on this machine
+`, s.style(bold, "Try it yourself"), stepin)
+}
 
+// tryPlain tells what to do next where namespaces cannot be made.
+func (s *story) tryPlain(stepin, cures string) {
+	fmt.Fprintf(s.out, "\n%s\n", s.style(bold, "That was it, in "+since(s.begin)+". The pod and its files are gone."))
+	s.next(stepin)
+	fmt.Fprintf(s.out, "\n   With namespaces the demo shows the rest: %s\n", cures)
+}
+
+// tryIt tells what to do next.
+func (s *story) tryIt(stepin string) {
+	fmt.Fprintf(s.out, "\n%s\n", s.style(bold, "That was all of it, in "+since(s.begin)+". The pod, its network and its files are gone."))
+	s.next(stepin)
+	fmt.Fprintf(s.out, `
    A pod is any process in namespaces of its own: a container's, by its process id on this machine. launch.json:
 
 %s
 %s
-`, s.style(bold, "Try it yourself"), stepin, s.style(green, launchJSON("PID", "${workspaceFolder}")), howToStart(stepin))
+`, s.style(green, launchJSON("PID", "${workspaceFolder}")), howToStart(stepin))
 }
 
 // launchJSON is the launch configuration as a person writes it.
