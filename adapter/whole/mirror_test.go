@@ -2,8 +2,10 @@ package whole
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -80,6 +82,24 @@ func mirrored(t *testing.T, six bool) {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	stopsFor("/new", r.Client)
+
+	// The same bytes: more than TCP's buffers hold.
+	body := make([]byte, 1<<20)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(body)
+	resp, err := c.Post("http://"+at.String()+"/upload", "application/octet-stream", bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	sum := fmt.Sprintf("%x", sha256.Sum256(body))
+	if answer, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(answer), sum) {
+		t.Errorf("the pod got something else: %s, %v", answer, err)
+	}
+	thread, frame, _ := a.stopped()
+	if got := a.evaluate(frame, "a.Sum"); !strings.Contains(got, sum) {
+		t.Errorf("the debuggee got something else: %s", got)
+	}
+	a.goOn(thread)
 	c.CloseIdleConnections()
 
 	// The agent is killed: callers notice nothing.

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ type answer struct {
 	Client   string // the peer's address
 	Local    string // the address that was called
 	Path     string
+	Sum      string // of the body, SHA-256
 }
 
 func main() {
@@ -36,9 +38,10 @@ func main() {
 }
 
 func serve(w http.ResponseWriter, r *http.Request) {
-	_, _ = io.Copy(io.Discard, r.Body) // else the connection may end, by how much of it has come
+	sum := sha256.New()
+	_, _ = io.Copy(sum, r.Body) // else the connection may end, by how much of it has come
 	host, _ := os.Hostname()
-	a := answer{Who: os.Getenv("WHO"), Hostname: host, Client: r.RemoteAddr, Path: r.URL.Path}
+	a := answer{Who: os.Getenv("WHO"), Hostname: host, Client: r.RemoteAddr, Path: r.URL.Path, Sum: fmt.Sprintf("%x", sum.Sum(nil))}
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
 		a.Local = local.String()
 	}
