@@ -144,14 +144,20 @@ func TestF5(t *testing.T) {
 	f.t.Run("outgoing", f.outgoing)
 
 	talk.Must(t, f.adapter.Client, "disconnect", map[string]any{"terminateDebuggee": true})
+	f.handedBack(pods)
+}
+
+// handedBack: each pod serves itself after the session, as if nothing had been.
+func (f *f5) handedBack(pods []corev1.Pod) {
+	f.t.Helper()
 	for _, p := range pods {
-		Eventually(t, handBack, "the pod serves again", func() bool {
-			return f.c.Ask(t, f.ns, "client", "http://"+p.Status.PodIP+":8080/").Who == "orders"
+		Eventually(f.t, handBack, "the pod serves again", func() bool {
+			return f.c.Ask(f.t, f.ns, "client", "http://"+p.Status.PodIP+":8080/").Who == "orders"
 		})
 	}
 	for _, p := range pods {
 		if now := f.pod(p.Name); !PodReady(&now) || now.Status.ContainerStatuses[0].RestartCount != 0 {
-			t.Errorf("pod %s after the session: %+v", p.Name, now.Status)
+			f.t.Errorf("pod %s after the session: %+v", p.Name, now.Status)
 		}
 	}
 }

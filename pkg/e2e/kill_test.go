@@ -60,20 +60,49 @@ type victim struct {
 // lives says that the adapter does.
 func (v victim) lives() bool { return !v.group && !slices.Contains(v.roles, "") }
 
-var victims = []victim{
-	{name: "adapter", roles: []string{""}},
-	{name: "agent's parent", roles: []string{"agent"}, words: []string{"the agent is back after"}},
-	{name: "agent's child", roles: []string{"agent's child"}, words: []string{"the agent is back after"}},
-	{name: "holder", roles: []string{"holder"}, over: true, words: []string{"the debuggee's namespaces are gone"}},
-	{name: "dlv", roles: []string{"dlv"}, over: true, words: []string{"dlv ended"}},
-	{name: "debuggee", roles: []string{"debuggee"}, over: true, words: []string{""}}, // see told
-	{name: "adapter and holder", roles: []string{"", "holder"}},
-	{name: "process group", group: true},
+// kind is a program under its real debugger.
+type kind struct {
+	debugger string         // its name, in the console and as a role
+	keys     map[string]any // of the configuration's debugger
+	line     string         // where every request stops
+	status   int            // by which it tells of a debuggee that was killed
+}
+
+// kinds are those that go through the matrix.
+func kinds(t *testing.T) []kind {
+	t.Helper()
+	program, err := debuggee()
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := scriptFile(t, "orders.py")
+	return []kind{
+		{"dlv", map[string]any{"type": "go", "mode": "exec", "program": program, "args": []string{"serve", "-name=debuggee", "-http=:8080"}},
+			where(t), -int(syscall.SIGKILL)},
+		{"debugpy", map[string]any{"type": "python", "python": "/usr/bin/python3", "program": script, "args": []string{"{}"}},
+			talk.Mark(t, script, "a breakpoint's line"), 0xff & -int(syscall.SIGKILL)}, // the lowest 8 bits: debugpy's launcher/debuggee.py
+	}
+}
+
+// victims are who of a session is killed.
+func (k kind) victims() []victim {
+	return []victim{
+		{name: "adapter", roles: []string{""}},
+		{name: "agent's parent", roles: []string{"agent"}, words: []string{"the agent is back after"}},
+		{name: "agent's child", roles: []string{"agent's child"}, words: []string{"the agent is back after"}},
+		{name: "holder", roles: []string{"holder"}, over: true, words: []string{"the debuggee's namespaces are gone"}},
+		{name: k.debugger, roles: []string{k.debugger}, over: true, words: []string{k.debugger + " ended"}},
+		{name: "debuggee", roles: []string{"debuggee"}, over: true, words: []string{""}}, // see told
+		{name: "adapter and holder", roles: []string{"", "holder"}},
+		{name: "process group", group: true},
+	}
 }
 
 // scene is one session somebody of which is killed.
 type scene struct {
 	life
+	kind   kind
+	state  string
 	victim victim
 	pod    corev1.Pod
 	seen   []proc
@@ -85,19 +114,17 @@ type scene struct {
 func TestKill(t *testing.T) {
 	c := Up(t)
 	c.NeedsNode(t, "killing what runs on the node")
-	if _, err := debuggee(); err != nil {
-		t.Fatal(err)
-	}
 	ns := c.Namespace(t, "")
 	documents, names := Client("client"), []string{"pod/client"}
 	var scenes []*scene
-	states := []string{"launching", "running", "stopped"}
-	for range states {
-		for _, v := range victims {
-			name := fmt.Sprintf("kill-%d", len(scenes))
-			scenes = append(scenes, &scene{life: life{c: c, ns: ns}, victim: v, pod: corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}}})
-			documents += "---" + bare(name)
-			names = append(names, "pod/"+name)
+	for _, k := range kinds(t) {
+		for _, state := range []string{"launching", "running", "stopped"} {
+			for _, v := range k.victims() {
+				name := fmt.Sprintf("kill-%d", len(scenes))
+				scenes = append(scenes, &scene{life: life{c: c, ns: ns}, kind: k, state: state, victim: v, pod: corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}}})
+				documents += "---" + bare(name)
+				names = append(names, "pod/"+name)
+			}
 		}
 	}
 	c.Apply(t, ns, documents)
@@ -106,13 +133,13 @@ func TestKill(t *testing.T) {
 	all := c.Pods(t, ns, "app=bare")
 	early := orphaned(t, c) // first, since it has to grow old
 	t.Run("at once", func(t *testing.T) {
-		for i, s := range scenes {
+		for _, s := range scenes {
 			s.from = from
 			s.pod = all[slices.IndexFunc(all, func(p corev1.Pod) bool { return p.Name == s.pod.Name })]
-			t.Run(s.victim.name+" while "+states[i/len(victims)], func(t *testing.T) {
+			t.Run(s.kind.debugger+": "+s.victim.name+" while "+s.state, func(t *testing.T) {
 				t.Parallel()
 				s.t = t
-				s.play(states[i/len(victims)])
+				s.play()
 			})
 		}
 	})
@@ -129,12 +156,12 @@ func TestKill(t *testing.T) {
 	t.Run("before the Job", func(t *testing.T) { early.swept(t, c) })
 }
 
-// play has the session killed in a state and looks at what becomes of it.
-func (s *scene) play(state string) {
+// play has the session killed in its state and looks at what becomes of it.
+func (s *scene) play() {
 	t := s.t
 	s.asks = s.from.ask(t, "http://"+s.pod.Status.PodIP+":8080/", 50*time.Millisecond, 5*time.Second, true)
 	s.a = Stepin{Kubeconfig: s.c.Kubeconfig, Env: WithDelve(t)}.DAP(t)
-	if state == "launching" {
+	if s.state == "launching" {
 		s.launching()
 		return
 	}
@@ -143,18 +170,19 @@ func (s *scene) play(state string) {
 	if _, err := s.asks.first(time.Now(), sayTime, "debuggee"); err != nil {
 		t.Fatal(err)
 	}
-	line := where(t)
-	if state == "stopped" {
-		talk.SetBreakpoints(t, s.a.Client, line)
-		talk.Event(t, s.a.Client, "stopped")
+	var stopped *client.Message
+	if s.state == "stopped" {
+		talk.SetBreakpoints(t, s.a.Client, s.kind.line)
+		stopped = talk.Event(t, s.a.Client, "stopped")
 	}
 	s.kill()
 	s.serves()
 	s.told()
 	if s.victim.lives() && !s.victim.over {
-		if state == "stopped" {
-			talk.Must(t, s.a.Client, "setBreakpoints", map[string]any{"source": map[string]string{"path": strings.Split(line, ":")[0]}})
-			talk.Must(t, s.a.Client, "continue", map[string]int{"threadId": 1})
+		if stopped != nil {
+			none := map[string]any{"source": map[string]string{"path": strings.Split(s.kind.line, ":")[0]}, "breakpoints": []any{}} // debugpy wants a list
+			talk.Must(t, s.a.Client, "setBreakpoints", none)
+			goOn(t, s.a.Client, stopped)
 		}
 		if _, err := s.asks.first(time.Now(), backTime, "debuggee"); err != nil {
 			t.Errorf("the session does not take up again: %v", err)
@@ -164,14 +192,7 @@ func (s *scene) play(state string) {
 }
 
 func (s *scene) configuration() map[string]any {
-	program, err := debuggee()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return Configuration(s.ns, "pod/"+s.pod.Name, program, map[string]any{
-		"debugger": map[string]any{"mode": "exec", "args": []string{"serve", "-name=debuggee", "-http=:8080"}},
-		"agent":    map[string]any{"ttl": killTTL},
-	})
+	return Configuration(s.ns, "pod/"+s.pod.Name, "", map[string]any{"debugger": s.kind.keys, "agent": map[string]any{"ttl": killTTL}})
 }
 
 // launching kills the victim as soon as there is one; those that are there from the beginning, when the holder is.
@@ -182,6 +203,11 @@ func (s *scene) launching() {
 	if err != nil {
 		t.Fatal(err)
 	}
+	go func() { // debugpy answers launch only after that
+		if _, err := s.a.Event(t.Context(), "initialized"); err == nil {
+			_, _, _ = s.a.Send("configurationDone", nil)
+		}
+	}()
 	last := "holder"
 	for _, role := range s.victim.roles {
 		last = cmp.Or(role, last)
@@ -296,7 +322,8 @@ func (s *scene) told() {
 	ctx, cancel := context.WithTimeout(context.Background(), sayTime)
 	defer cancel()
 	if v.name == "debuggee" {
-		if e, err := s.a.Event(ctx, "exited"); err != nil || !strings.Contains(string(e.Body), fmt.Sprint(-int(syscall.SIGKILL))) {
+		var told struct{ ExitCode int }
+		if e, err := s.a.Event(ctx, "exited"); err != nil || e.Decode(&told) != nil || told.ExitCode != s.kind.status {
 			s.t.Errorf("how the debuggee ended is not told: %v %+v", err, e)
 		}
 	}
@@ -354,7 +381,7 @@ func orphaned(t *testing.T, c *Cluster) orphan {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := &scene{life: life{t: t, c: c, ns: ns}, pod: pod}
+		s := &scene{life: life{t: t, c: c, ns: ns}, kind: kinds(t)[0], pod: pod}
 		a := Stepin{Kubeconfig: c.Kubeconfig, Env: WithDelve(t)}.DAP(t)
 		talk.Must(t, a.Client, "initialize", talk.Initialize)
 		if _, _, err := a.Send("launch", s.configuration()); err != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -56,17 +57,28 @@ func family(pid int) (all []proc) {
 
 // of finds a role among an adapter's descendants; 0 where there is none.
 func of(all []proc, role string) int {
-	dlv := 0
-	for _, p := range all {
-		if len(p.argv) > 1 && p.argv[1] == "dap" && filepath.Base(p.argv[0]) == "dlv" {
-			dlv = p.pid
+	is := func(p proc, role string) bool {
+		if len(p.argv) < 2 {
+			return false
 		}
+		switch name := filepath.Base(p.argv[1]); role {
+		case "holder":
+			return len(p.argv) == 2 && name == "holder"
+		case "dlv":
+			return name == "dap" && filepath.Base(p.argv[0]) == "dlv"
+		case "debugpy":
+			return len(p.argv) == 2 && name == "adapter"
+		case "launcher": // debugpy's, the parent of its debuggee
+			return name == "launcher"
+		}
+		return false
+	}
+	below := func(p proc, role string) bool {
+		return slices.ContainsFunc(all, func(q proc) bool { return q.pid == p.parent && is(q, role) })
 	}
 	for _, p := range all {
-		switch {
-		case role == "holder" && len(p.argv) == 2 && p.argv[1] == "holder",
-			role == "dlv" && p.pid == dlv && dlv != 0,
-			role == "debuggee" && dlv != 0 && p.parent == dlv && len(p.argv) > 1 && p.argv[1] == "serve":
+		if is(p, role) || role == "debuggee" &&
+			(below(p, "dlv") && slices.Index(p.argv, "serve") == 1 || below(p, "launcher") && slices.Contains(p.argv, "--connect")) {
 			return p.pid
 		}
 	}

@@ -29,10 +29,9 @@ async function look() {
 http
   .createServer(async (request, response) => {
     const path = request.url;
-    const said = path.startsWith('/look') ? await look() : '';
+    const caller = `${request.socket.remoteAddress}:${request.socket.remotePort}`;
+    const said = path === '/look' ? await look() : '';
     const answer = { Who: 'debuggee', Host: os.hostname(), Pid: process.pid, Path: path }; // a breakpoint's line
-    answer.Caller = `${request.socket.remoteAddress}:`;
-    answer.Said = said.length;
-    response.end(JSON.stringify(answer));
+    response.end(JSON.stringify({ ...answer, Caller: caller, Said: said.length }));
   })
   .listen(8080, '0.0.0.0');

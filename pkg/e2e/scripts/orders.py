@@ -1,4 +1,4 @@
-"""The debuggee of TestF5Python: a service that looks at the pod and says what it has seen."""
+"""The debuggee of TestF5Python and TestKill: a service that looks at the pod and says what it has seen."""
 import base64
 import json
 import os
@@ -30,10 +30,11 @@ def look():
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        path = self.path
-        said = look() if path.startswith("/look") else ""
+        path, _, query = self.path.partition("?")
+        caller = "%s:%d" % self.client_address[:2]
+        said = look() if path == "/look" else ""
         answer = {"Who": "debuggee", "Host": socket.gethostname(), "Pid": os.getpid(), "Path": path}  # a breakpoint's line
-        answer["Caller"] = "%s:%d" % self.client_address[:2]
+        answer.update(Caller=caller, Query=query, Said=len(said))
         body = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
