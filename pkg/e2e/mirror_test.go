@@ -1,18 +1,21 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/stepin-dev/stepin/adapter/dap/talk"
 )
@@ -41,59 +44,22 @@ func TestMirror(t *testing.T) {
 		"agent":    map[string]any{"ttl": "2s"},
 	})
 	configuration["incoming"] = map[string]any{"map": map[string]any{fmt.Sprint(mirrorPort): 8080}}
-	talk.Begin(t, f.adapter.Client, configuration, line)
+	talk.Begin(t, f.adapter.Client, configuration)
 	for _, p := range pods {
 		if err := f.adapter.WaitOutput(Limit(t), "console", fmt.Sprintf("tcp port 8080 (here %d) of pod %s now sends copies", mirrorPort, p.Name)); err != nil {
 			t.Fatal(err)
 		}
 	}
 
-	for _, p := range pods {
-		path := "/by/" + p.Name
-		if a := f.c.Ask(t, f.ns, "client", "http://"+p.Status.PodIP+":8080"+path); a.Who != "web" || a.Host != p.Name {
-			t.Errorf("answered by %+v, not by the pod", a)
-		}
-		stopped := talk.Event(t, f.adapter.Client, "stopped")
-		if at, locals := talk.At(t, f.adapter.Client, stopped); at != line || !slices.Contains(locals, `path="`+path+`"`) {
-			t.Errorf("stopped at %s with %v", at, locals)
-		}
-		if sum := f.load(t, 100, 2*time.Second); sum.Lost != 0 || sum.By["debuggee@"+p.Name] != 0 {
-			t.Errorf("while the debuggee stands: %+v", sum)
-		}
-		talk.Must(t, f.adapter.Client, "setBreakpoints", map[string]any{"source": map[string]string{"path": strings.Split(line, ":")[0]}})
-		goOn(t, f.adapter.Client, stopped)
-		if p.Name != pods[len(pods)-1].Name {
-			f.settled(t)
-			file, number, _ := strings.Cut(line, ":")
-			n, err := strconv.Atoi(number)
-			if err != nil {
-				t.Fatal(err)
-			}
-			talk.Must(t, f.adapter.Client, "setBreakpoints", map[string]any{"source": map[string]string{"path": file}, "breakpoints": []map[string]int{{"line": n}}})
-		}
+	for i, p := range pods {
+		f.stands(t, p, line, i == 0)
 	}
-	f.settled(t)
-
-	// Every request is the debuggee's, or counted as lost; at a moderate pace none is.
 	for _, rate := range []int{100, 400, 1600} {
-		served := f.settled(t)
-		lost, before := f.lost()
+		before := f.copies(t)
 		sum := f.load(t, rate, 3*time.Second)
-		// A connection is in no count where the kernel dropped every frame that told of it, each of which it counts.
-		copied, missing, dropped := 0, 0, 0
-		for end := time.Now().Add(time.Minute); copied+missing < sum.Asked && time.Now().Before(end); { // losses are said every ten seconds
-			copied = f.settled(t) - served
-			missing, dropped = f.lost()
-			missing, dropped = missing-lost, dropped-before
-			if dropped > 0 && copied+missing+dropped >= sum.Asked && time.Now().After(end.Add(-40*time.Second)) {
-				break
-			}
-		}
-		text := fmt.Sprintf("%d/s: %d sent, of which %d were not answered; %d copied, %d lost; %d frames dropped", rate, sum.Asked, sum.Lost, copied, missing, dropped)
-		t.Log(text)
-		all := copied + missing
-		if sum.Lost != 0 || all > sum.Asked || all+dropped < sum.Asked || rate == 100 && missing+dropped != 0 {
-			t.Errorf("%s: that is not all", text)
+		now := f.accounts(t, fmt.Sprintf("%d/s", rate), before, sum)
+		if rate == 100 && (now.lost > before.lost || now.dropped > before.dropped) { // a moderate pace
+			t.Errorf("%d/s: something is lost: %+v, before %+v", rate, now, before)
 		}
 	}
 
@@ -118,6 +84,93 @@ func TestMirror(t *testing.T) {
 			t.Errorf("pod %s after the session: %+v", p.Name, now.Status)
 		}
 	}
+}
+
+// stands has a request of a pod's stop, and its callers go on: for a minute, if long, in which more comes than is kept.
+func (f *f5) stands(t *testing.T, p corev1.Pod, line string, long bool) {
+	t.Helper()
+	talk.SetBreakpoints(t, f.adapter.Client, line)
+	before := f.copies(t)
+	path, last := "/by/"+p.Name, 2*time.Second
+	if long {
+		last = standing
+	}
+	if a := f.c.Ask(t, f.ns, "client", "http://"+p.Status.PodIP+":8080"+path); a.Who != "web" || a.Host != p.Name {
+		t.Errorf("answered by %+v, not by the pod", a)
+	}
+	stopped := talk.Event(t, f.adapter.Client, "stopped")
+	if at, locals := talk.At(t, f.adapter.Client, stopped); at != line || !slices.Contains(locals, `path="`+path+`"`) {
+		t.Errorf("stopped at %s with %v", at, locals)
+	}
+	rest := f.memory(t, p)
+	sum := f.load(t, 100, last)
+	if len(sum.By) != 2 || sum.By["debuggee@"+p.Name] != 0 {
+		t.Errorf("while the debuggee stands: %+v", sum)
+	}
+	if grown := f.memory(t, p) - rest; grown > agentBudget {
+		t.Errorf("the agent has grown by %d MiB, at most %d", grown>>20, agentBudget>>20)
+	} else {
+		t.Logf("the agent has grown by %d MiB in %v", grown>>20, last)
+	}
+	talk.Must(t, f.adapter.Client, "setBreakpoints", map[string]any{"source": map[string]string{"path": strings.Split(line, ":")[0]}})
+	goOn(t, f.adapter.Client, stopped)
+	sum.Asked++ // what has stood
+	f.accounts(t, last.String()+" at a breakpoint", before, sum)
+}
+
+// agentBudget is what an agent may grow by, in bytes.
+const agentBudget = 64 << 20
+
+// memory is what a pod's agent has of its own, in bytes; 0 where there is no node to look at.
+func (f *f5) memory(t *testing.T, p corev1.Pod) (sum int) {
+	t.Helper()
+	if f.c.own == nil {
+		return 0
+	}
+	parent, child := agents(p)
+	for _, pid := range []int{parent, child} {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, text, _ = bytes.Cut(text, []byte("RssAnon:"))
+		var kib int
+		if _, err := fmt.Sscan(string(text), &kib); err != nil {
+			t.Fatal(err)
+		}
+		sum += kib << 10
+	}
+	return sum
+}
+
+// copies are the requests that the debuggee has served, the connections that are counted as lost, and frames dropped.
+type copies struct{ served, lost, dropped int }
+
+func (f *f5) copies(t *testing.T) (c copies) {
+	t.Helper()
+	c.served = f.settled(t)
+	c.lost, c.dropped = Losses(f.adapter.Output("console"))
+	return c
+}
+
+// accounts holds that every caller is answered, and that each request is the debuggee's or counted as lost. A connection
+// is in no count where the kernel dropped every frame that told of it, each of which it counts.
+func (f *f5) accounts(t *testing.T, what string, before copies, sum Sum) (now copies) {
+	t.Helper()
+	all, dropped := 0, 0
+	for begun := time.Now(); time.Since(begun) < time.Minute; { // losses are said every ten seconds
+		now = f.copies(t)
+		all, dropped = now.served-before.served+now.lost-before.lost, now.dropped-before.dropped
+		if all >= sum.Asked || all+dropped >= sum.Asked && time.Since(begun) > 20*time.Second {
+			break
+		}
+	}
+	text := fmt.Sprintf("%s: %d sent, of which %d were not answered; %d copied, %d lost; %d frames dropped", what, sum.Asked, sum.Lost,
+		now.served-before.served, now.lost-before.lost, dropped)
+	if t.Log(text); sum.Lost != 0 || all > sum.Asked || all+dropped < sum.Asked {
+		t.Errorf("%s: that is not all", text)
+	}
+	return now
 }
 
 // Sum is what the workload's load says in the end.
@@ -161,20 +214,4 @@ func (f *f5) settled(t *testing.T) (served int) {
 		return same > 5
 	})
 	return served
-}
-
-var lossLine = regexp.MustCompile(`of pod (\S+): (\d+) of \d+ connections were not copied.*?(?:dropped (\d+) frames.*)?\n`)
-
-// lost is how many copies were lost, and how many frames dropped, as stepin has said last of each pod.
-func (f *f5) lost() (n, dropped int) {
-	last := map[string][2]int{}
-	for _, m := range lossLine.FindAllStringSubmatch(f.adapter.Output("console"), -1) {
-		flows, _ := strconv.Atoi(m[2])
-		frames, _ := strconv.Atoi(m[3])
-		last[m[1]] = [2]int{flows, frames}
-	}
-	for _, k := range last {
-		n, dropped = n+k[0], dropped+k[1]
-	}
-	return n, dropped
 }

@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -184,4 +186,20 @@ func (c *Cluster) LeavesNothing(t testing.TB, namespace string, within time.Dura
 			return
 		}
 	}
+}
+
+var lossLine = regexp.MustCompile(`of pod (\S+): (\d+) of \d+ connections were not copied.*?(?:dropped (\d+) frames.*)?\n`)
+
+// Losses is how many copies were lost, and how many frames dropped, as stepin has said last of each pod.
+func Losses(said string) (copies, frames int) {
+	last := map[string][2]int{}
+	for _, m := range lossLine.FindAllStringSubmatch(said, -1) {
+		flows, _ := strconv.Atoi(m[2])
+		dropped, _ := strconv.Atoi(m[3]) // none are not mentioned
+		last[m[1]] = [2]int{flows, dropped}
+	}
+	for _, k := range last {
+		copies, frames = copies+k[0], frames+k[1]
+	}
+	return copies, frames
 }
