@@ -24,6 +24,8 @@ type Order struct {
 	For    time.Duration // no request begins later; those under way are waited for and count
 	Upload int64         // bytes of each request's body; 0 is a GET
 	Bytes  int64         // that each answer has, if they are to be counted and not looked at
+	Pause  time.Duration // after each request
+	Fresh  bool          // a connection per request
 	Expect string        // in each answer that is looked at
 	Slow   bool          // Brake times as long as it took is slept after each request: a row broken on purpose
 }
@@ -50,8 +52,6 @@ const (
 // Serve carries out orders, one line of JSON each, until they end, and reports each in a line.
 func Serve(in io.Reader, out io.Writer) error {
 	orders, reports := json.NewDecoder(in), json.NewEncoder(out)
-	transport := &http.Transport{MaxIdleConnsPerHost: 1024, DisableCompression: true, WriteBufferSize: chunk, ReadBufferSize: chunk}
-	client := &http.Client{Transport: transport, Timeout: patience}
 	for {
 		var o Order
 		if err := orders.Decode(&o); errors.Is(err, io.EOF) {
@@ -59,10 +59,13 @@ func Serve(in io.Reader, out io.Writer) error {
 		} else if err != nil {
 			return fmt.Errorf("drive: reading an order: %w", err)
 		}
-		if err := reports.Encode(do(client, o)); err != nil {
+		// No more connections than are asked for: a request that waits for its own takes another's, if that is free first.
+		transport := &http.Transport{MaxConnsPerHost: o.At, MaxIdleConnsPerHost: o.At, DisableCompression: true, WriteBufferSize: chunk, ReadBufferSize: chunk}
+		report := do(&http.Client{Transport: transport, Timeout: patience}, o)
+		transport.CloseIdleConnections()
+		if err := reports.Encode(report); err != nil {
 			return fmt.Errorf("drive: reporting: %w", err)
 		}
-		transport.CloseIdleConnections() // the next order's are its own
 	}
 }
 
@@ -86,11 +89,11 @@ func do(client *http.Client, o Order) Report {
 			for err == nil && ctx.Err() == nil && time.Now().Before(end) {
 				begun := time.Now()
 				if err = w.ask(ctx); err == nil {
-					took := time.Since(begun)
 					if o.Slow {
-						time.Sleep(Brake * took)
+						time.Sleep(Brake * time.Since(begun))
 					}
-					times[worker] = append(times[worker], took)
+					times[worker] = append(times[worker], time.Since(begun))
+					time.Sleep(o.Pause)
 				}
 			}
 			if err != nil {
@@ -134,7 +137,7 @@ func (a *asker) ask(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	request.ContentLength = a.order.Upload
+	request.ContentLength, request.Close = a.order.Upload, a.order.Fresh
 	response, err := a.client.Do(request)
 	if err != nil {
 		return err

@@ -39,6 +39,7 @@ func TestServe(t *testing.T) {
 		wrong string
 	}{
 		{Order{URL: "/", At: 3, Expect: "hell"}, ""},
+		{Order{URL: "/", At: 2, Pause: time.Millisecond, Fresh: true, Expect: "hell"}, ""},
 		{Order{URL: "/", At: 1, Expect: "goodbye"}, "does not contain"},
 		{Order{URL: "/gone", At: 2}, "404"},
 		{Order{URL: "/count", At: 1, Upload: 12345, Expect: "12345"}, ""},
@@ -60,12 +61,16 @@ func TestServe(t *testing.T) {
 		if err := json.Unmarshal(out.Bytes(), &r); err != nil {
 			t.Fatal(err)
 		}
+		conns := test.order.At
+		if test.order.Fresh {
+			conns += r.Requests
+		}
 		switch {
 		case test.wrong != "":
 			if !strings.Contains(r.Err, test.wrong) {
 				t.Errorf("%+v: %+v", test.order, r)
 			}
-		case r.Err != "" || r.Requests == 0 || r.P50 > r.P99 || r.Took <= 0 || len(callers) != test.order.At:
+		case r.Err != "" || r.Requests == 0 || r.P50 > r.P99 || r.Took <= 0 || len(callers) != conns:
 			t.Errorf("%+v: %+v, %d connections", test.order, r, len(callers))
 		}
 	}
