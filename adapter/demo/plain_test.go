@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -49,6 +50,9 @@ func TestPlain(t *testing.T) {
 				} else {
 					want = append(want, "mirror     socket(AF_PACKET): operation not permitted", "answer     Good morning! Order 42: 7 in stock, 12.50 EUR each. (the program")
 				}
+				trace := filepath.Join(p.dir, "trace")
+				must(t, os.WriteFile(trace, nil, 0o600), os.Chown(trace, int(uid), int(uid)))
+				p.env = append(p.env, "STEPIN_TRACE="+trace)
 				got := p.demo(t)
 				if got.status != 0 || got.err != "" {
 					t.Fatalf("status %d\n%s\n%s", got.status, got.out, got.err)
@@ -57,6 +61,11 @@ func TestPlain(t *testing.T) {
 					if !strings.Contains(got.out, w) {
 						t.Errorf("no %q in\n%s", w, got.out)
 					}
+				}
+				at := regexp.MustCompile(`a service at (\S+),`).FindStringSubmatch(got.out)
+				done, err := os.ReadFile(trace)
+				if must(t, err); at == nil || !strings.Contains(string(done), fmt.Sprintf(`{"op":"dial","what":"tcp %s","own":false}`, at[1])) {
+					t.Errorf("the agent has called nobody:\n%s", done)
 				}
 				p.clean(t)
 			})

@@ -188,7 +188,7 @@ func (p *plain) notShown(context.Context) error {
 	steal := "not tried: the pod's ports are this machine's own"
 	for _, l := range lines {
 		if why, ok := strings.CutPrefix(l, stolen); ok {
-			steal = why
+			steal = strings.TrimPrefix(why, "steal: ")
 		}
 	}
 	namespaces := fmt.Sprint(p.missing[0].Err)

@@ -20,7 +20,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/stepin-dev/stepin/adapter/dap/talk"
-	"github.com/stepin-dev/stepin/pkg/e2e/node"
 )
 
 // shop is the target of TestRungs and TestCapabilities, which every level of PodSecurity admits: a pod that has all the
@@ -143,14 +142,7 @@ func (c *Cluster) agentImage(t *testing.T) string {
 	if r := (Stepin{Kubeconfig: c.Kubeconfig}).Run(t, "agent", "image", "save", archive, name); r.Status != 0 {
 		t.Fatalf("stepin agent image save: %+v", r)
 	}
-	root, err := c.own.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(Limit(t), "ctr", "--address", root+node.ContainerdAPI, "--namespace", "k8s.io", "images", "import", archive)
-	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("ctr images import: %v: %s", err, text)
-	}
+	c.images(t, "import", archive)
 	agentImages.Store(binary, name)
 	return name
 }
