@@ -1,6 +1,8 @@
 // opendir and its family. Within the session's mount a stream is libc's own. A directory that the session is asked for has
 // a stream of ours: one mapping of memory, which its address tells from libc's (malloc gives no start of a page).
 #include <dirent.h>
+#include <fcntl.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -15,7 +17,8 @@ struct stream {
 	uint32_t count, at;  // records; the next one
 	const char *next;    // where that is
 	const char *records;
-	int fd;              // dirfd
+	const char *path;
+	_Atomic int fd;      // dirfd; -1: not asked for yet
 	struct dirent entry; // the one that was read last
 };
 
@@ -29,43 +32,36 @@ static struct stream *ours(DIR *d)
 	return d && ((uintptr_t)d & 4095) == 0 && s->magic == MAGIC ? s : NULL;
 }
 
-// streamed opens a stream of a fetched directory; fd is its dirfd, and the stream's if that is made.
+// streamed opens a stream of a fetched directory; fd is its dirfd, or -1, and the stream's if that is made.
 static struct stream *streamed(const char *path, int fd)
 {
 	uint32_t count;
 	struct stat size;
 	struct stream *s;
+	size_t length = strlen(path) + 1;
 	int list = sp_fetch_list(path, &count);
 	long at, n = list < 0 ? list : sp_sys2(SYS_fstat, list, &size);
 	if (n < 0)
 		return sp_fail(n), NULL;
-	at = sp_sys6(SYS_mmap, 0, 4096 + size.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	at = sp_sys6(SYS_mmap, 0, 4096 + size.st_size + (long)length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	n = at < 0 && at > -4096 ? at : sp_sys4(SYS_pread64, list, at + 4096, size.st_size, 0);
 	sp_sys1(SYS_close, list);
 	if (n != size.st_size)
 		return sp_fail(n < 0 ? n : EIO), NULL;
 	s = (struct stream *)at; // NOLINT
 	s->magic = MAGIC;
-	s->size = 4096 + (size_t)size.st_size;
+	s->size = 4096 + (size_t)size.st_size + length;
 	s->records = s->next = (char *)s + 4096;
 	s->count = count;
 	s->fd = fd;
-	return s;
-}
-
-// folder opens a stream of a path that is asked for.
-static struct stream *folder(const struct sp_where *p)
-{
-	int fd = sp_fetch_open(p, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	struct stream *s = fd < 0 ? NULL : streamed(p->use, fd);
-	if (!s && fd >= 0)
-		sp_sys1(SYS_close, fd);
+	s->path = memcpy((char *)s + 4096 + size.st_size, path, length);
 	return s;
 }
 
 static void ended(struct stream *s)
 {
-	sp_sys1(SYS_close, s->fd);
+	if (s->fd >= 0)
+		sp_sys1(SYS_close, s->fd);
 	sp_sys2(SYS_munmap, s, s->size);
 }
 
@@ -74,23 +70,15 @@ SP_WRAP(DIR *, opendir, (const char *path))
 	struct sp_where p;
 	if (sp_path(&p, AT_FDCWD, path, SP_READS))
 		return sp_path_failed(&p), NULL;
-	return sp_path_fetched(&p) ? (DIR *)(void *)folder(&p) : SP_NEXT(opendir)(p.use);
+	return sp_path_fetched(&p) ? (DIR *)(void *)streamed(p.use, -1) : SP_NEXT(opendir)(p.use);
 }
 
 SP_WRAP(DIR *, fdopendir, (int fd))
 {
-	char link[32], text[SP_PATH_MAX];
-	long n, m;
-	struct stat st;
-	if (!sp_serves(SP_SERVE_FILES) || sp_sys2(SYS_fstat, fd, &st) < 0 || S_ISDIR(st.st_mode))
+	char path[SP_PATH_MAX];
+	if (!sp_path_fetches() || !sp_fetch_directory(fd, path))
 		return SP_NEXT(fdopendir)(fd);
-	sp_fetch_link(link, fd);
-	n = sp_sys4(SYS_readlinkat, AT_FDCWD, link, text, sizeof text - 1);
-	m = n > 0 ? sp_fetch_directory(text, n) : n;
-	if (m == n)
-		return SP_NEXT(fdopendir)(fd);
-	text[m] = 0;
-	return (DIR *)(void *)streamed(text, fd);
+	return (DIR *)(void *)streamed(path, fd);
 }
 
 SP_WRAP(int, closedir, (DIR * d))
@@ -102,7 +90,21 @@ SP_WRAP(int, closedir, (DIR * d))
 	return 0;
 }
 
-SP_WRAP(int, dirfd, (DIR * d)) { return ours(d) ? ours(d)->fd : SP_NEXT(dirfd)(d); }
+// descriptor opens the directory for who wants more of it than its names.
+static int descriptor(struct stream *s)
+{
+	int fd, none = -1;
+	if (s->fd >= 0)
+		return s->fd;
+	fd = sp_fetch_open(s->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd >= 0 && !atomic_compare_exchange_strong(&s->fd, &none, fd)) {
+		sp_sys1(SYS_close, fd);
+		fd = s->fd;
+	}
+	return fd;
+}
+
+SP_WRAP(int, dirfd, (DIR * d)) { return ours(d) ? descriptor(ours(d)) : SP_NEXT(dirfd)(d); }
 
 static struct dirent *entry(struct stream *s)
 {
@@ -124,6 +126,19 @@ static struct dirent *entry(struct stream *s)
 }
 
 SP_WRAP(struct dirent *, readdir, (DIR * d)) { return ours(d) ? entry(ours(d)) : SP_NEXT(readdir)(d); }
+
+// read_r is the way of another time (readdir_r(3)): an end is no entry and no error.
+static int read_r(struct stream *s, struct dirent *into, struct dirent **result)
+{
+	struct dirent *e = entry(s);
+	*result = e ? memcpy(into, e, sizeof *e) : NULL;
+	return 0;
+}
+
+SP_WRAP(int, readdir_r, (DIR * d, struct dirent *into, struct dirent **result))
+{
+	return ours(d) ? read_r(ours(d), into, result) : SP_NEXT(readdir_r)(d, into, result);
+}
 
 SP_WRAP(void, rewinddir, (DIR * d))
 {
@@ -196,7 +211,7 @@ SP_WRAP(int, scandir, (const char *path, struct dirent ***list, chooses *choose,
 		return sp_path_failed(&p);
 	if (!sp_path_fetched(&p))
 		return SP_NEXT(scandir)(p.use, list, choose, order);
-	return scanned(folder(&p), list, choose, order);
+	return scanned(streamed(p.use, -1), list, choose, order);
 }
 
 #ifdef __GLIBC__
@@ -211,6 +226,13 @@ SP_WRAP(struct dirent64 *, readdir64, (DIR * d))
 	return ours(d) ? (struct dirent64 *)(void *)entry(ours(d)) : SP_NEXT(readdir64)(d);
 }
 
+SP_WRAP(int, readdir64_r, (DIR * d, struct dirent64 *into, struct dirent64 **result))
+{
+	if (!ours(d))
+		return SP_NEXT(readdir64_r)(d, into, result);
+	return read_r(ours(d), (struct dirent *)(void *)into, (struct dirent **)(void *)result);
+}
+
 SP_WRAP(int, scandir64, (const char *path, struct dirent64 ***list, chooses64 *choose, orders64 *order))
 {
 	struct sp_where p;
@@ -218,6 +240,6 @@ SP_WRAP(int, scandir64, (const char *path, struct dirent64 ***list, chooses64 *c
 		return sp_path_failed(&p);
 	if (!sp_path_fetched(&p))
 		return SP_NEXT(scandir64)(p.use, list, choose, order);
-	return scanned(folder(&p), (struct dirent ***)(void *)list, (chooses *)(void *)choose, (orders *)(void *)order);
+	return scanned(streamed(p.use, -1), (struct dirent ***)(void *)list, (chooses *)(void *)choose, (orders *)(void *)order);
 }
 #endif

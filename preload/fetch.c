@@ -5,19 +5,13 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-// What makes the name of a file in memory a directory's. The kernel shows "/memfd:NAME (deleted)" (memfd_create(2)).
-#define SP_FOLDER "stepin-folder:"
-static const char before[] = "/memfd:" SP_FOLDER, after[] = " (deleted)";
-
-enum { NAME_ROOM = 249 - sizeof SP_FOLDER }; // memfd_create(2): at most 249 bytes
-
-// gone is the errno where the session is: EIO, as of a file system whose server has ended; ENOENT where all is the host's.
+// answered is the errno where the session is: EIO, as of a file system whose server has ended; ENOENT where all is the host's.
 static int answered(int n) { return n == SP_GONE ? (sp_goes_on() ? -ENOENT : -EIO) : n; }
 
 // ask asks SP_STAT, SP_LINK or SP_LIST.
-static int ask(uint16_t kind, const char *path, bool nofollow, void *answer, uint32_t room, uint32_t need, int *descriptor)
+static int ask(uint16_t kind, const char *path, uint32_t flags, void *answer, uint32_t room, uint32_t need, int *descriptor)
 {
-	struct sp_path question = {.flags = nofollow ? SP_NOFOLLOW : 0};
+	struct sp_path question = {.flags = flags};
 	struct sp_question q = {.kind = kind, .body = &question, .size = sizeof question, .tail = path, .tail_size = (uint32_t)strlen(path),
 				.answer = answer, .room = room, .need = need};
 	int n = answered(sp_ask(&q));
@@ -30,12 +24,8 @@ static int ask(uint16_t kind, const char *path, bool nofollow, void *answer, uin
 
 static int asked_stat(const char *path, bool nofollow, struct sp_stat_answer *answer)
 {
-	return ask(SP_STAT, path, nofollow, answer, sizeof *answer, sizeof *answer, NULL);
+	return ask(SP_STAT, path, nofollow ? SP_NOFOLLOW : 0, answer, sizeof *answer, sizeof *answer, NULL);
 }
-
-static _Atomic bool opened; // a directory, in this process
-
-bool sp_fetch_folders(void) { return atomic_load_explicit(&opened, memory_order_relaxed); }
 
 void sp_fetch_link(char *link, int fd)
 {
@@ -48,53 +38,50 @@ void sp_fetch_link(char *link, int fd)
 	link[n] = 0;
 }
 
-long sp_fetch_directory(char *link, long length)
+long sp_fetch_named(char *link, long length, uint64_t *inode)
 {
-	long front = sizeof before - 1, end = sizeof after - 1;
-	if (length < front + end || memcmp(link, before, (size_t)front) != 0)
+	static const char before[] = "/memfd:" SP_MEMORY, after[] = " (deleted)"; // memfd_create(2)
+	enum { FRONT = sizeof before - 1, END = sizeof after - 1, DIGITS = 16 };
+	uint64_t number = 0;
+	if (length < FRONT + DIGITS + END || memcmp(link, before, FRONT) != 0)
 		return length;
-	length -= front + end;
-	memmove(link, link + front, (size_t)length);
+	for (const char *c = link + FRONT; c < link + FRONT + DIGITS; c++)
+		number = number << 4 | (uint64_t)(*c <= '9' ? *c - '0' : *c - 'a' + 10);
+	if (inode)
+		*inode = number;
+	if (length < FRONT + DIGITS + 2 + END || link[FRONT + DIGITS] != ':')
+		return length;
+	length -= FRONT + DIGITS + 1 + END;
+	memmove(link, link + FRONT + DIGITS + 1, (size_t)length);
+	link[length] = 0;
 	return length;
 }
 
-// folder opens a directory: it must be one.
-static int folder(const struct sp_where *p, int flags)
+// text reads where a descriptor leads: the length, with a NUL behind; -errno.
+static long text(int fd, char *path)
 {
-	struct sp_stat_answer answer;
-	char name[sizeof SP_FOLDER + NAME_ROOM];
-	size_t n = strlen(p->use);
-	int error = asked_stat(p->use, false, &answer);
-	if (error < 0)
-		return sp_fail(error);
-	if (!S_ISDIR(answer.mode))
-		return sp_fail(ENOTDIR);
-	if (n >= NAME_ROOM)
-		return sp_fail(ENAMETOOLONG);
-	memcpy(name, SP_FOLDER, sizeof SP_FOLDER - 1);
-	memcpy(name + sizeof SP_FOLDER - 1, p->use, n + 1);
-	atomic_store(&opened, true);
-	return (int)sp_result(sp_sys2(SYS_memfd_create, name, flags & O_CLOEXEC ? 1 : 0));
+	char link[32];
+	long n;
+	sp_fetch_link(link, fd);
+	n = sp_sys4(SYS_readlinkat, AT_FDCWD, link, path, SP_PATH_MAX - 1);
+	if (n >= 0)
+		path[n] = 0;
+	return n;
 }
 
-int sp_fetch_open(const struct sp_where *p, int flags)
+bool sp_fetch_directory(int fd, char *path)
 {
-	struct sp_fetch question = {.flags = (uint32_t)flags};
+	long n = fd < 0 ? -1 : text(fd, path);
+	return n > 0 && sp_path_stood(path) && sp_path_back(path, (size_t)n, SP_PATH_MAX) > 0;
+}
+
+static int opened(const char *path, int flags, uint32_t what)
+{
+	struct sp_fetch question = {.flags = (uint32_t)flags, .what = what};
 	struct sp_head answer;
-	struct sp_question q = {.kind = SP_FETCH, .body = &question, .size = sizeof question, .tail = p->use,
-				.tail_size = (uint32_t)strlen(p->use), .answer = &answer, .room = sizeof answer, .need = sizeof answer};
-	int n;
-	if (flags & O_DIRECTORY)
-		return folder(p, flags);
-	if (flags & O_NOFOLLOW) {
-		struct sp_stat_answer s;
-		n = asked_stat(p->use, true, &s);
-		if (n < 0 || S_ISLNK(s.mode))
-			return sp_fail(n < 0 ? n : ELOOP);
-	}
-	n = answered(sp_ask(&q));
-	if (n == -EISDIR && (flags & O_ACCMODE) == O_RDONLY)
-		return folder(p, flags);
+	struct sp_question q = {.kind = SP_FETCH, .body = &question, .size = sizeof question, .tail = path,
+				.tail_size = (uint32_t)strlen(path), .answer = &answer, .room = sizeof answer, .need = sizeof answer};
+	int n = answered(sp_ask(&q));
 	if (n < 0)
 		return sp_fail(n);
 	if (q.descriptor < 0)
@@ -104,11 +91,15 @@ int sp_fetch_open(const struct sp_where *p, int flags)
 	return q.descriptor;
 }
 
+int sp_fetch_open(const char *path, int flags) { return opened(path, flags, SP_FETCH_OPEN); }
+
+int sp_fetch_watch(const char *path, int flags) { return opened(path, flags | O_CLOEXEC, SP_FETCH_WATCH); }
+
 #define SP_FILL(type)                                                                              \
-	int sp_fetch_##type(const struct sp_where *p, bool nofollow, struct type *s)                \
+	int sp_fetch_##type(const char *path, bool nofollow, struct type *s)                       \
 	{                                                                                          \
 		struct sp_stat_answer a;                                                           \
-		int error = asked_stat(p->use, nofollow, &a);                                      \
+		int error = asked_stat(path, nofollow, &a);                                        \
 		if (error < 0)                                                                     \
 			return sp_fail(error);                                                     \
 		*s = (struct type){.st_dev = a.device, .st_ino = a.inode, .st_mode = a.mode, .st_nlink = a.links, .st_uid = a.uid, \
@@ -124,10 +115,10 @@ SP_FILL(stat64)
 #endif
 
 #ifdef __GLIBC__
-int sp_fetch_statx(const struct sp_where *p, bool nofollow, struct statx *s)
+int sp_fetch_statx(const char *path, bool nofollow, struct statx *s)
 {
 	struct sp_stat_answer a;
-	int error = asked_stat(p->use, nofollow, &a);
+	int error = asked_stat(path, nofollow, &a);
 	if (error < 0)
 		return sp_fail(error);
 	*s = (struct statx){.stx_mask = STATX_BASIC_STATS, .stx_blksize = 4096, .stx_nlink = a.links, .stx_uid = a.uid, .stx_gid = a.gid,
@@ -140,11 +131,61 @@ int sp_fetch_statx(const struct sp_where *p, bool nofollow, struct statx *s)
 }
 #endif
 
+// memory returns the number of the pod's inode for a copy in memory, else 0. It has no link, which spares all other files the
+// question whose they are.
+static uint64_t memory(int fd, mode_t mode, uint64_t links)
+{
+	char path[SP_PATH_MAX];
+	uint64_t inode = 0;
+	long n = S_ISREG(mode) && !links ? text(fd, path) : -1;
+	if (n > 0)
+		sp_fetch_named(path, n, &inode);
+	return inode;
+}
+
+// FETCHED is for the structures of stat and stat64. A copy's size is its own, however long the pod's file may be by now; a
+// directory that the pod has no more is what the kernel says.
+#define FETCHED(type)                                                                              \
+	int sp_fetched_##type(int fd, struct type *s)                                              \
+	{                                                                                          \
+		char path[SP_PATH_MAX];                                                            \
+		int saved = errno;                                                                 \
+		uint64_t inode = memory(fd, s->st_mode, s->st_nlink);                              \
+		if (inode) {                                                                       \
+			s->st_dev = 0;                                                             \
+			s->st_ino = inode;                                                         \
+			s->st_nlink = 1;                                                           \
+		} else if (S_ISDIR(s->st_mode) && sp_fetch_directory(fd, path) && sp_fetch_##type(path, false, s)) { \
+			errno = saved;                                                             \
+		}                                                                                  \
+		return 0;                                                                          \
+	}
+
+FETCHED(stat)
+#ifdef __GLIBC__
+FETCHED(stat64)
+
+int sp_fetched_statx(int fd, struct statx *s)
+{
+	char path[SP_PATH_MAX];
+	int saved = errno;
+	uint64_t inode = memory(fd, s->stx_mode, s->stx_nlink);
+	if (inode) {
+		s->stx_dev_major = s->stx_dev_minor = 0;
+		s->stx_ino = inode;
+		s->stx_nlink = 1;
+	} else if (S_ISDIR(s->stx_mode) && sp_fetch_directory(fd, path) && sp_fetch_statx(path, false, s)) {
+		errno = saved;
+	}
+	return 0;
+}
+#endif
+
 // The session shows each file as the user's own, so that the owner's bits decide.
-int sp_fetch_access(const struct sp_where *p, int mode)
+int sp_fetch_access(const char *path, int mode)
 {
 	struct sp_stat_answer a;
-	int error = asked_stat(p->use, false, &a);
+	int error = asked_stat(path, false, &a);
 	if (error < 0)
 		return sp_fail(error);
 	if (((mode & R_OK) && !(a.mode & 0444)) || ((mode & X_OK) && !(a.mode & 0111)))
@@ -152,13 +193,13 @@ int sp_fetch_access(const struct sp_where *p, int mode)
 	return 0;
 }
 
-long sp_fetch_readlink(const struct sp_where *p, char *out, size_t room)
+long sp_fetch_readlink(const char *path, bool real, char *out, size_t room)
 {
 	struct {
 		struct sp_head head;
 		char text[SP_PATH_MAX];
 	} answer;
-	int n = ask(SP_LINK, p->use, true, &answer, sizeof answer, sizeof answer.head, NULL);
+	int n = ask(SP_LINK, path, real ? SP_REAL : 0, &answer, sizeof answer, sizeof answer.head, NULL);
 	size_t length;
 	if (n < 0)
 		return sp_fail(n);
@@ -172,7 +213,7 @@ long sp_fetch_readlink(const struct sp_where *p, char *out, size_t room)
 int sp_fetch_list(const char *path, uint32_t *count)
 {
 	struct sp_list_answer answer;
-	int fd, n = ask(SP_LIST, path, false, &answer, sizeof answer, sizeof answer, &fd);
+	int fd, n = ask(SP_LIST, path, 0, &answer, sizeof answer, sizeof answer, &fd);
 	if (n < 0)
 		return n;
 	*count = answer.count;

@@ -13,7 +13,7 @@ static ssize_t answer(char *text, long n, char *out, size_t room)
 {
 	if (n < 0)
 		return sp_fail(n);
-	n = sp_fetch_directory(text, n);
+	n = sp_fetch_named(text, n, NULL);
 	n = sp_path_back(text, (size_t)n, SP_PATH_MAX);
 	if (n < 0)
 		return sp_fail(ENAMETOOLONG);
@@ -29,10 +29,10 @@ static ssize_t linked(int dirfd, const char *path, char *out, size_t room)
 	char text[SP_PATH_MAX];
 	if (sp_path(&p, dirfd, path, SP_READS))
 		return sp_path_failed(&p);
-	if (sp_path_fetched(&p))
-		return sp_fetch_readlink(&p, out, room);
 	if (!room)
 		return sp_fail(EINVAL);
+	if (sp_path_fetched(&p))
+		return sp_fetch_readlink(p.use, false, out, room);
 	return answer(text, sp_sys4(SYS_readlinkat, dirfd, p.use, text, sizeof text - 1), out, room);
 }
 
@@ -60,45 +60,6 @@ SP_WRAP(char *, realpath, (const char *path, char *out))
 	return real(path, out);
 }
 
-// realpath of a fetched path: by its links, one after the other.
-static char *followed(const struct sp_where *p, char *out)
-{
-	struct sp_where at;
-	struct stat s;
-	char text[2 * SP_PATH_MAX], where[SP_PATH_MAX];
-	size_t n = strlen(p->use);
-	memcpy(where, p->use, n + 1);
-	for (int turns = 0; turns < 40; turns++) { // ELOOP's own limit (path_resolution(7))
-		long length;
-		char *slash;
-		if (sp_path(&at, AT_FDCWD, where, SP_READS))
-			return sp_path_failed(&at), NULL;
-		if (!sp_path_fetched(&at))
-			return SP_NEXT(realpath)(at.use, out);
-		if (sp_fetch_stat(&at, true, &s))
-			return NULL;
-		n = strlen(at.use);
-		memcpy(where, at.use, n + 1);
-		if (!S_ISLNK(s.st_mode)) {
-			memcpy(out, where, n + 1);
-			return out;
-		}
-		slash = strrchr(where, '/');
-		length = sp_fetch_readlink(&at, text, SP_PATH_MAX - 1);
-		if (length < 0)
-			return NULL;
-		text[length] = 0;
-		n = *text == '/' ? 0 : (size_t)(slash - where) + 1;
-		if (n + (size_t)length >= sizeof where) {
-			errno = ENAMETOOLONG;
-			return NULL;
-		}
-		memcpy(where + n, text, (size_t)length + 1);
-	}
-	errno = ELOOP;
-	return NULL;
-}
-
 static char *real(const char *path, char *out)
 {
 	struct sp_where p;
@@ -106,10 +67,13 @@ static char *real(const char *path, char *out)
 	if (sp_path(&p, AT_FDCWD, path, SP_READS))
 		return sp_path_failed(&p), NULL;
 	if (sp_path_fetched(&p)) {
-		char *made = out ? out : malloc(PATH_MAX);
-		found = made ? followed(&p, made) : NULL;
-		if (!found && !out)
-			free(made);
+		char text[SP_PATH_MAX];
+		long n = sp_fetch_readlink(p.use, true, text, sizeof text - 1);
+		found = n < 0 ? NULL : out ? out : malloc((size_t)n + 1);
+		if (found) {
+			memcpy(found, text, (size_t)n);
+			found[n] = 0;
+		}
 		return found;
 	}
 	found = SP_NEXT(realpath)(p.use, out);

@@ -26,14 +26,19 @@ static bool there(const char *path)
 	return sp_sys4(SYS_newfstatat, AT_FDCWD, path, &s, 0) == 0;
 }
 
-static int opened(struct sp_where *p, int flags)
+// opened tells whether the call ends here, with fd.
+static bool opened(struct sp_where *p, int flags, int *fd)
 {
-	if (sp_path_fetched(p))
-		return sp_fetch_open(p, flags);
+	if (sp_path_fetched(p)) {
+		*fd = sp_fetch_open(p->use, flags);
+		return true;
+	}
 	// What is only read may be named with O_CREAT, too; a file that would come to be is refused.
-	if ((flags & (O_CREAT | O_EXCL)) == O_CREAT && p->rule && p->rule->write_error && !there(p->use))
-		return sp_fail(p->rule->write_error);
-	return 0;
+	if ((flags & (O_CREAT | O_EXCL)) == O_CREAT && p->rule && p->rule->write_error && !there(p->use)) {
+		*fd = sp_fail(p->rule->write_error);
+		return true;
+	}
+	return false;
 }
 
 static mode_t mode_of(int flags, va_list args)
@@ -53,7 +58,7 @@ static mode_t mode_of(int flags, va_list args)
 		va_end(args);                                                                      \
 		if (sp_path(&p, AT_FDCWD, path, how(flags)))                                       \
 			return sp_path_failed(&p);                                                 \
-		if (p.rule && ((fd = opened(&p, flags)) != 0))                                     \
+		if (p.rule && opened(&p, flags, &fd))                                              \
 			return fd;                                                                 \
 		return SP_NEXT(name)(p.use, flags, mode);                                          \
 	}
@@ -70,7 +75,7 @@ static mode_t mode_of(int flags, va_list args)
 		va_end(args);                                                                      \
 		if (sp_path(&p, dirfd, path, how(flags)))                                          \
 			return sp_path_failed(&p);                                                 \
-		if (p.rule && ((fd = opened(&p, flags)) != 0))                                     \
+		if (p.rule && opened(&p, flags, &fd))                                              \
 			return fd;                                                                 \
 		return SP_NEXT(name)(dirfd, p.use, flags, mode);                                   \
 	}
@@ -92,7 +97,7 @@ static mode_t mode_of(int flags, va_list args)
 		int fd;                                                                            \
 		if (sp_path(&p, AT_FDCWD, path, how(flags)))                                       \
 			return sp_path_failed(&p);                                                 \
-		if (p.rule && ((fd = opened(&p, flags)) != 0))                                     \
+		if (p.rule && opened(&p, flags, &fd))                                              \
 			return fd;                                                                 \
 		return SP_NEXT(name)(p.use, flags);                                                \
 	}
@@ -104,7 +109,7 @@ static mode_t mode_of(int flags, va_list args)
 		int fd;                                                                            \
 		if (sp_path(&p, dirfd, path, how(flags)))                                          \
 			return sp_path_failed(&p);                                                 \
-		if (p.rule && ((fd = opened(&p, flags)) != 0))                                     \
+		if (p.rule && opened(&p, flags, &fd))                                              \
 			return fd;                                                                 \
 		return SP_NEXT(name)(dirfd, p.use, flags);                                         \
 	}
@@ -130,13 +135,13 @@ static FILE *stream(int fd, const char *mode)
 	SP_WRAP(FILE *, name, (const char *path, const char *mode))                                \
 	{                                                                                          \
 		struct sp_where p;                                                                  \
-		int fd = 0, flags;                                                                 \
+		int fd, flags;                                                                     \
 		if (!sp_serves(SP_SERVE_FILES) || !sp_path_near(AT_FDCWD, path, SP_CHANGES))       \
 			return SP_NEXT(name)(path, mode);                                          \
 		flags = mode_flags(mode);                                                          \
 		if (sp_path(&p, AT_FDCWD, path, how(flags)))                                       \
 			return sp_path_failed(&p), NULL;                                           \
-		if (p.rule && ((fd = opened(&p, flags)) != 0))                                     \
+		if (p.rule && opened(&p, flags, &fd))                                              \
 			return stream(fd, mode);                                                   \
 		return SP_NEXT(name)(p.use, mode);                                                 \
 	}
@@ -146,13 +151,13 @@ static FILE *stream(int fd, const char *mode)
 	{                                                                                          \
 		struct sp_where p;                                                                  \
 		char link[32];                                                                     \
-		int fd = 0, flags;                                                                 \
+		int fd, flags;                                                                     \
 		if (!path || !sp_serves(SP_SERVE_FILES) || !sp_path_near(AT_FDCWD, path, SP_CHANGES)) \
 			return SP_NEXT(name)(path, mode, stream);                                  \
 		flags = mode_flags(mode);                                                          \
 		if (sp_path(&p, AT_FDCWD, path, how(flags)))                                       \
 			return sp_path_failed(&p), NULL;                                           \
-		if (!p.rule || (fd = opened(&p, flags)) == 0)                                      \
+		if (!p.rule || !opened(&p, flags, &fd))                                            \
 			return SP_NEXT(name)(p.use, mode, stream);                                 \
 		if (fd < 0)                                                                        \
 			return NULL;                                                               \
@@ -194,7 +199,7 @@ long sp_openat2(int dirfd, const char *path, const struct sp_open_how *wanted, s
 	if (size >= sizeof *wanted && sp_readable(wanted, sizeof *wanted) && !(wanted->resolve & (BENEATH | IN_ROOT))) {
 		if (sp_path(&p, dirfd, path, how((int)wanted->flags)))
 			return sp_path_failed(&p);
-		if (p.rule && ((fd = opened(&p, (int)wanted->flags)) != 0))
+		if (p.rule && opened(&p, (int)wanted->flags, &fd))
 			return fd;
 	}
 	return sp_result(sp_sys4(SYS_openat2, dirfd, p.use, wanted, size));

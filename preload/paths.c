@@ -16,6 +16,7 @@ static struct {
 	_Atomic uint64_t any[WORDS];   // any name of any prefix
 	_Atomic uint32_t ready;        // FILLED; ALL: the root itself is covered; NONE: no paths at all (a changed root)
 	_Atomic long owner;            // the process whose memory this is
+	_Atomic bool fetches;          // some rule says that the session is asked
 } filter;
 
 enum { FILLED = 1, ALL = 2, NONE = 3 };
@@ -53,6 +54,8 @@ static uint32_t fill(void)
 		const char *c = text(rules()[i].prefix);
 		uint32_t hash = 0;
 		bool first = true;
+		if (rules()[i].action == SP_PATH_FETCH)
+			atomic_store(&filter.fetches, true);
 		if (!*c) {
 			ready = ALL;
 			continue;
@@ -74,6 +77,12 @@ static uint32_t fill(void)
 	sp_path_forked();
 	atomic_compare_exchange_strong(&filter.ready, &empty, ready);
 	return atomic_load(&filter.ready);
+}
+
+bool sp_path_fetches(void)
+{
+	return sp_serves(SP_SERVE_FILES) && (atomic_load_explicit(&filter.ready, memory_order_acquire) || fill()) &&
+	       atomic_load_explicit(&filter.fetches, memory_order_relaxed);
 }
 
 void sp_path_rooted(void) { atomic_store(&filter.ready, NONE); }
@@ -118,7 +127,7 @@ bool sp_path_near(int dirfd, const char *path, enum sp_how how)
 			at = look_around();
 		return at == HERE_NEAR || (at == HERE_POD && how != SP_READS) || climbs(path);
 	}
-	if (ready == ALL || sp_fetch_folders())
+	if (ready == ALL || sp_path_fetches())
 		return true;
 	for (const char *c = path; *c && *c != '/'; c++)
 		hash = add(hash, *c);
@@ -165,18 +174,28 @@ static bool beneath(const char *path, size_t length)
 // translating is a rule that leads into the session's mount.
 static bool translating(const struct sp_rule *r) { return r && r->action == SP_PATH_TRANSLATE && r->to_length; }
 
-long sp_path_back(char *path, size_t length, size_t room)
+static bool fetching(const struct sp_rule *r) { return r && r->action == SP_PATH_FETCH; }
+
+// led returns the rule that leads to a path of the kernel's, or NULL.
+static const struct sp_rule *led(const char *path, size_t length)
 {
 	const struct sp_rule *best = NULL;
-	size_t rest;
-	if (!sp.table || !length || *path != '/')
-		return (long)length;
-	for (uint32_t i = 0; i < sp.table->count; i++) {
+	for (uint32_t i = 0; sp.table && i < sp.table->count; i++) {
 		const struct sp_rule *r = &rules()[i];
-		if (translating(r) && r->to_length <= length && (!best || r->to_length > best->to_length) &&
-		    !memcmp(text(r->to), path, r->to_length) && (length == r->to_length || path[r->to_length] == '/'))
+		if ((translating(r) || fetching(r)) && r->to_length && r->to_length <= length &&
+		    (!best || r->to_length > best->to_length) && !memcmp(text(r->to), path, r->to_length) &&
+		    (length == r->to_length || path[r->to_length] == '/'))
 			best = r;
 	}
+	return best;
+}
+
+bool sp_path_stood(const char *path) { return fetching(led(path, strlen(path))); }
+
+long sp_path_back(char *path, size_t length, size_t room)
+{
+	const struct sp_rule *best = led(path, length);
+	size_t rest;
 	if (!best)
 		return (long)length;
 	rest = length - best->to_length;
@@ -219,7 +238,7 @@ static uint32_t look_around(void)
 		size_t length = n == 1 ? 0 : (size_t)n;
 		const struct sp_rule *r = find(buffer, length);
 		if (!beneath(buffer, length))
-			at = r && r->action != SP_PATH_HOST ? HERE_POD : HERE_FAR;
+			at = !r || r->action == SP_PATH_HOST ? HERE_FAR : fetching(r) ? HERE_NEAR : HERE_POD;
 	}
 	if (old % HERE_STEP == HERE_UNKNOWN && atomic_load(&filter.owner) == sp_sys0(SYS_getpid))
 		atomic_compare_exchange_strong(&here, &old, old + at);
@@ -269,13 +288,12 @@ static bool base(struct clean *c, int dirfd)
 		n = sp_path_here(c->text, SP_PATH_MAX);
 	} else {
 		char link[32];
-		long m;
 		if (dirfd < 0)
 			return false;
 		sp_fetch_link(link, dirfd);
 		n = sp_sys4(SYS_readlinkat, AT_FDCWD, link, c->text, SP_PATH_MAX - 1);
-		m = n > 0 ? sp_fetch_directory(c->text, n) : n;
-		n = m == n && n > 0 ? sp_path_back(c->text, (size_t)n, SP_PATH_MAX) : m;
+		if (n > 0)
+			n = sp_path_back(c->text, (size_t)n, SP_PATH_MAX);
 	}
 	if (n <= 0 || c->text[0] != '/')
 		return false;
@@ -321,22 +339,41 @@ static void said(const char *path, size_t length)
 	sp_notice(SP_NOTICE_TEXT, line);
 }
 
+// look tells what is at a path of the kernel's, or of the session's: 0 or -errno.
+static long look(const struct sp_rule *r, int dirfd, const char *path, bool nofollow)
+{
+	struct stat s;
+	if (!fetching(r))
+		return sp_sys4(SYS_newfstatat, dirfd, path, &s, nofollow ? AT_SYMLINK_NOFOLLOW : 0);
+	return sp_fetch_stat(path, nofollow, &s) ? -errno : 0;
+}
+
+// above is look at the directory of a path.
+static long above(const struct sp_rule *r, int dirfd, const char *path)
+{
+	char directory[SP_PATH_MAX];
+	size_t n = strnlen(path, sizeof directory - 2);
+	while (n > 1 && path[n - 1] == '/')
+		n--;
+	while (n && path[n - 1] != '/')
+		n--;
+	memcpy(directory, path, n);
+	memcpy(directory + n, ".", 2);
+	return look(r, dirfd, directory, false);
+}
+
 // refusal is the errno of a call that would write, as a read-only file system has it: it comes after the look-up of what
 // must be there, and before all else. dirfd and path are the kernel's, clean is what is said.
 static int refusal(const struct sp_rule *r, int dirfd, const char *path, const struct clean *clean, enum sp_how how)
 {
-	struct stat s;
-	long there = -ENOENT;
+	long there;
 	if (how == SP_READS || !r->write_error)
 		return 0;
-	if (r->action == SP_PATH_TRANSLATE)
-		there = sp_sys4(SYS_newfstatat, dirfd, path, &s, how == SP_CREATES ? AT_SYMLINK_NOFOLLOW : 0);
-	if (how == SP_CHANGES && r->action == SP_PATH_TRANSLATE && there < 0)
-		return (int)-there;
-	if (how == SP_CREATES && there == 0)
+	if (how == SP_CREATES && look(r, dirfd, path, true) == 0)
 		return EEXIST;
-	if (how == SP_CREATES && there == -ENOTDIR)
-		return ENOTDIR;
+	there = how == SP_CHANGES ? look(r, dirfd, path, false) : above(r, dirfd, path);
+	if (there < 0)
+		return (int)-there;
 	said(clean->text, clean->length);
 	return r->write_error;
 }
@@ -373,19 +410,39 @@ static int place(struct sp_where *p, const struct clean *c, const char *rest, bo
 	return 0;
 }
 
+// asked makes p.use of what the session follows by itself: the program's own words, behind the directory that they begin at,
+// which p.buffer holds.
+static int asked(struct sp_where *p, size_t base, const char *path)
+{
+	size_t n = strlen(path);
+	if (base + n + 2 > SP_PATH_MAX)
+		return ENAMETOOLONG;
+	p->use = path;
+	if (*path == '/')
+		return 0;
+	p->buffer[base] = '/';
+	memcpy(p->buffer + base + 1, path, n + 1);
+	p->use = p->buffer;
+	return 0;
+}
+
 int sp_path_find(struct sp_where *p, int dirfd, const char *path, enum sp_how how)
 {
 	char buffer[SP_PATH_MAX];
 	struct clean c = {.text = buffer};
 	const struct sp_rule *from = NULL, *through = NULL;
 	const char *rest = NULL;
-	bool ours;
+	size_t begun;
+	bool ours, words;
 	if (*path != '/') {
 		if (!base(&c, dirfd))
 			return 0;
 		buffer[c.length] = 0;
 		from = find(buffer, c.length);
+		if (fetching(from))
+			memcpy(p->buffer, buffer, c.length);
 	}
+	begun = c.length;
 	if (!extend(&c, path))
 		return 0; // too long for the kernel as well
 	p->rule = find(buffer, c.length);
@@ -408,7 +465,8 @@ int sp_path_find(struct sp_where *p, int dirfd, const char *path, enum sp_how ho
 	}
 	if (!ours)
 		p->rule = NULL;
-	p->error = place(p, &c, rest, folder(path));
+	words = fetching(p->rule) && (*path == '/' ? rest != NULL : from == p->rule && c.lowest >= from->length);
+	p->error = words ? asked(p, begun, path) : place(p, &c, rest, folder(path));
 	if (!p->error && ours)
 		p->error = refusal(p->rule, AT_FDCWD, p->use, &c, how);
 	return p->error;

@@ -60,8 +60,14 @@ static inline int sp_path_failed(const struct sp_where *p) { return sp_fail(p->e
 // sp_path_fetched tells that the session answers for this path: there is no FUSE.
 static inline bool sp_path_fetched(const struct sp_where *p) { return p->rule && p->rule->action == SP_PATH_FETCH; }
 
+// sp_path_fetches tells whether there are such paths at all, and sp_path_stood whether a path of the kernel's leads to a
+// directory that stands for one.
+bool sp_path_fetches(void);
+bool sp_path_stood(const char *path);
+
 // sp_path_back turns a path of the kernel's into the pod's where it lies in the session's mount: in place, with a NUL.
-// Returns its length, the unchanged one if it is none of those, or -1 if there is no room.
+// Likewise that of a directory that stands for the pod's. Returns its length, the unchanged one if it is none of those, or
+// -1 if there is no room.
 long sp_path_back(char *path, size_t length, size_t room);
 
 // sp_path_here is the working directory as the program shall see it; -errno. With a NUL.

@@ -207,7 +207,7 @@ static int apart(const char *path, const char *needs)
 // fetched makes a program of the pod's be executable where there is no mount; -1 with errno.
 static int fetched(struct sp_where *p)
 {
-	int fd = sp_fetch_open(p, O_RDONLY | O_CLOEXEC);
+	int fd = sp_fetch_open(p->use, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return -1;
 	sp_fetch_link(p->buffer, fd);
@@ -232,13 +232,12 @@ static int decided(struct sp_where *p, struct answer *a, char *const argv[], cha
 	return run(context, a->words, arguments, env, true);
 }
 
-int sp_program(int dirfd, const char *path, char *const argv[], char *const env[], sp_runs *run, void *context)
+// served executes a program that is no script of the pod's.
+static int served(int dirfd, const char *path, char *const argv[], char *const env[], sp_runs *run, void *context)
 {
 	struct sp_where p;
 	struct answer a;
 	int error, fd = -1, result;
-	if (!sp_serves(~0u))
-		return run(context, path, argv, env, false);
 	if (sp_path(&p, dirfd, path, SP_READS))
 		return sp_path_failed(&p);
 	a.head.verdict = SP_EXEC_SAME;
@@ -262,6 +261,85 @@ int sp_program(int dirfd, const char *path, char *const argv[], char *const env[
 	if (fd >= 0) // a spawned child has executed it by now
 		sp_sys1(SYS_close, fd);
 	return result;
+}
+
+// A script's first line, of which the kernel looks at as many bytes (execve(2), Interpreter scripts).
+struct script {
+	char line[256 + 1];
+	const char *interpreter, *argument; // argument: NULL if there is none
+};
+
+static bool blank(char c) { return c == ' ' || c == '\t'; }
+
+// understood takes the line apart as the kernel does; false: it is none, or one that the kernel shall refuse.
+static bool understood(struct script *s, long n)
+{
+	char *at = s->line + 2, *end;
+	if (n < 2 || memcmp(s->line, "#!", 2) != 0)
+		return false;
+	s->line[n] = 0;
+	end = at + strcspn(at, "\n");
+	while (end > at && blank(end[-1]))
+		end--;
+	*end = 0;
+	at += strspn(at, " \t");
+	s->interpreter = at;
+	at += strcspn(at, " \t");
+	s->argument = *at ? at + strspn(at, " \t") : NULL;
+	*at = 0;
+	return *s->interpreter;
+}
+
+// script tells whether a path is that of a script of the pod's. The kernel would look for its interpreter on this machine,
+// and tell it a path that is not the pod's, or none at all.
+static __attribute__((noinline)) bool script(int dirfd, const char *path, struct script *s)
+{
+	struct sp_where p;
+	long fd, n = 0;
+	char link[32];
+	if ((dirfd != AT_FDCWD && *path != '/') || !sp_serves(SP_SERVE_FILES) || sp_path(&p, dirfd, path, SP_READS) || !p.rule)
+		return false;
+	if (sp_path_fetched(&p))
+		fd = sp_fetch_open(p.use, O_RDONLY | O_CLOEXEC);
+	else
+		fd = sp_sys4(SYS_openat, dirfd, p.use, O_RDONLY | O_CLOEXEC | O_NONBLOCK, 0);
+	if (fd < 0)
+		return false;
+	sp_fetch_link(link, (int)fd);
+	if (sp_sys3(SYS_faccessat, AT_FDCWD, link, X_OK) == 0)
+		n = sp_sys4(SYS_pread64, fd, s->line, sizeof s->line - 1, 0);
+	sp_sys1(SYS_close, fd);
+	return understood(s, n);
+}
+
+// program is sp_program; turns are the scripts whose interpreters are scripts.
+static int program(int turns, int dirfd, const char *path, char *const argv[], char *const env[], sp_runs *run, void *context)
+{
+	struct script s;
+	if (!script(dirfd, path, &s))
+		return served(dirfd, path, argv, env, run, context);
+	if (!turns)
+		return sp_fail(ELOOP);
+	{
+		char *made[count(argv) + 4], **at = made;
+		*at++ = (char *)(uintptr_t)s.interpreter;
+		if (s.argument)
+			*at++ = (char *)(uintptr_t)s.argument;
+		*at++ = (char *)(uintptr_t)path;
+		if (argv && argv[0])
+			for (argv++; *argv; argv++)
+				*at++ = *argv;
+		*at = NULL;
+		return program(turns - 1, AT_FDCWD, s.interpreter, made, env, run, context);
+	}
+}
+
+int sp_program(int dirfd, const char *path, char *const argv[], char *const env[], sp_runs *run, void *context)
+{
+	enum { NESTED = 4 }; // execve(2), ELOOP
+	if (!sp_serves(~0u))
+		return run(context, path, argv, env, false);
+	return program(NESTED, dirfd, path, argv, env, run, context);
 }
 
 int sp_program_found(const char *name, int (*each)(void *context, const char *candidate), void *context)

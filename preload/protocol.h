@@ -117,7 +117,7 @@ struct sp_hello_answer {
 enum sp_action {
 	SP_PATH_HOST = 0,      // the host's file
 	SP_PATH_TRANSLATE = 1, // replace the prefix by the string `to` (a directory of the session's FUSE mount)
-	SP_PATH_FETCH = 2,     // no FUSE here: SP_FETCH, SP_STAT, SP_LINK, SP_LIST
+	SP_PATH_FETCH = 2,     // no FUSE here: SP_FETCH, SP_STAT, SP_LINK, SP_LIST; the kernel sees a directory of it at `to`
 	SP_PATH_HIDDEN = 3,    // ENOENT
 };
 struct sp_table {
@@ -129,7 +129,7 @@ struct sp_table {
 struct sp_rule {
 	uint32_t prefix;       // offset in the table of its first byte
 	uint32_t length;       // bytes without NUL
-	uint32_t to;           // offset; 0 = none
+	uint32_t to;           // offset; 0 = none (of SP_PATH_TRANSLATE and SP_PATH_FETCH)
 	uint32_t to_length;
 	uint16_t action;
 	uint16_t reserved;
@@ -281,15 +281,23 @@ struct sp_resolve_answer {
 	// tail: the DNS message
 };
 
-// ---- Files where there is no FUSE (SP_PATH_FETCH). Paths are absolute and clean.
-// SP_FETCH: open. Answer: a head and a descriptor (read-only memfd, or O_PATH-like for a directory: EISDIR).
+// ---- Files where there is no FUSE (SP_PATH_FETCH). Paths are absolute; they may hold links, "." and "..", which the session
+// follows where they stand.
+// SP_FETCH: open. Answer: a head and a descriptor: of a file a read-only memfd, named SP_MEMORY, its inode's number in the
+// pod as 16 hexadecimal digits and, where there is room, ":" and its path; of a directory one of the session's that stands for it,
+// empty, at the rule's `to`.
+#define SP_MEMORY "stepin:"
 struct sp_fetch {
 	struct sp_head head;
 	uint32_t flags;     // of open(2)
-	uint32_t mode;
+	uint32_t what;      // enum sp_fetch_what
 	// tail: path without NUL
 };
-enum sp_path_flags { SP_NOFOLLOW = 1 };
+enum sp_fetch_what {
+	SP_FETCH_OPEN = 0,
+	SP_FETCH_WATCH = 1, // of whatever is there, what inotify can be pointed at (O_PATH); of flags, O_DIRECTORY and O_NOFOLLOW count
+};
+enum sp_path_flags { SP_NOFOLLOW = 1, SP_REAL = 2 /* SP_LINK: the path without links and dots, as of realpath */ };
 // SP_STAT, SP_LINK, SP_LIST.
 struct sp_path {
 	struct sp_head head;
@@ -315,7 +323,7 @@ struct sp_stat_answer {
 	uint32_t gid;
 	uint32_t reserved;
 };
-// SP_LINK's answer: head, tail: the link's text without NUL.
+// SP_LINK's answer: head, tail: the link's text, or the path, without NUL.
 // SP_LIST's answer: head and a descriptor: a memfd of `count` records, each an sp_entry and its name.
 struct sp_list_answer {
 	struct sp_head head;

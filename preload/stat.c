@@ -13,50 +13,69 @@
 #define SP_STAT(name, type, nofollow)                                                              \
 	SP_WRAP(int, name, (const char *path, struct type *s))                                     \
 	{                                                                                          \
-		struct sp_where p;                                                                  \
+		struct sp_where p;                                                                 \
 		if (sp_path(&p, AT_FDCWD, path, SP_READS))                                         \
 			return sp_path_failed(&p);                                                 \
 		if (sp_path_fetched(&p))                                                           \
-			return sp_fetch_##type(&p, nofollow, s);                                   \
+			return sp_fetch_##type(p.use, nofollow, s);                                \
 		return SP_NEXT(name)(p.use, s);                                                    \
 	}
+
+// The descriptor itself, by AT_EMPTY_PATH: it is corrected as fstat's answer is. path has been read by the kernel.
+static bool empty(const char *path, int flags) { return flags & AT_EMPTY_PATH && (!path || !*path); }
 
 #define SP_STATAT(name, type)                                                                      \
 	SP_WRAP(int, name, (int dirfd, const char *path, struct type *s, int flags))               \
 	{                                                                                          \
-		struct sp_where p;                                                                  \
+		struct sp_where p;                                                                 \
 		if (sp_path(&p, dirfd, path, SP_READS))                                            \
 			return sp_path_failed(&p);                                                 \
 		if (sp_path_fetched(&p))                                                           \
-			return sp_fetch_##type(&p, flags & AT_SYMLINK_NOFOLLOW, s);                \
-		return SP_NEXT(name)(dirfd, p.use, s, flags);                                      \
+			return sp_fetch_##type(p.use, flags & AT_SYMLINK_NOFOLLOW, s);             \
+		int result = SP_NEXT(name)(dirfd, p.use, s, flags);                                \
+		return result == 0 && empty(path, flags) && sp_path_fetches() ? sp_fetched_##type(dirfd, s) : result; \
+	}
+
+#define SP_FSTAT(name, type)                                                                       \
+	SP_WRAP(int, name, (int fd, struct type *s))                                               \
+	{                                                                                          \
+		int result = SP_NEXT(name) ? SP_NEXT(name)(fd, s) : (int)sp_result(sp_sys2(SYS_fstat, fd, s)); \
+		return result == 0 && sp_path_fetches() ? sp_fetched_##type(fd, s) : result;       \
+	}
+
+#define SP_FXSTAT(name, type)                                                                      \
+	SP_WRAP(int, name, (int version, int fd, struct type *s))                                  \
+	{                                                                                          \
+		int result = SP_NEXT(name)(version, fd, s);                                        \
+		return result == 0 && sp_path_fetches() ? sp_fetched_##type(fd, s) : result;       \
 	}
 
 #define SP_XSTAT(name, type, nofollow)                                                             \
 	SP_WRAP(int, name, (int version, const char *path, struct type *s))                        \
 	{                                                                                          \
-		struct sp_where p;                                                                  \
+		struct sp_where p;                                                                 \
 		if (sp_path(&p, AT_FDCWD, path, SP_READS))                                         \
 			return sp_path_failed(&p);                                                 \
 		if (sp_path_fetched(&p))                                                           \
-			return sp_fetch_##type(&p, nofollow, s);                                   \
+			return sp_fetch_##type(p.use, nofollow, s);                                \
 		return SP_NEXT(name)(version, p.use, s);                                           \
 	}
 
 #define SP_XSTATAT(name, type)                                                                     \
 	SP_WRAP(int, name, (int version, int dirfd, const char *path, struct type *s, int flags))  \
 	{                                                                                          \
-		struct sp_where p;                                                                  \
+		struct sp_where p;                                                                 \
 		if (sp_path(&p, dirfd, path, SP_READS))                                            \
 			return sp_path_failed(&p);                                                 \
 		if (sp_path_fetched(&p))                                                           \
-			return sp_fetch_##type(&p, flags & AT_SYMLINK_NOFOLLOW, s);                \
+			return sp_fetch_##type(p.use, flags & AT_SYMLINK_NOFOLLOW, s);             \
 		return SP_NEXT(name)(version, dirfd, p.use, s, flags);                             \
 	}
 
 SP_STAT(stat, stat, false)
 SP_STAT(lstat, stat, true)
 SP_STATAT(fstatat, stat)
+SP_FSTAT(fstat, stat)
 #ifdef __GLIBC__
 SP_STAT(stat64, stat64, false)
 SP_STAT(lstat64, stat64, true)
@@ -67,19 +86,23 @@ SP_XSTATAT(__fxstatat, stat)
 SP_XSTAT(__xstat64, stat64, false)
 SP_XSTAT(__lxstat64, stat64, true)
 SP_XSTATAT(__fxstatat64, stat64)
+SP_FSTAT(fstat64, stat64)
+SP_FXSTAT(__fxstat, stat)
+SP_FXSTAT(__fxstat64, stat64)
 #endif
 
 #ifdef __GLIBC__ // musl before 1.2.4 has none, nor have its programs
 SP_WRAP(int, statx, (int dirfd, const char *path, int flags, unsigned mask, struct statx *s))
 {
 	struct sp_where p;
+	int result;
 	if (sp_path(&p, dirfd, path, SP_READS))
 		return sp_path_failed(&p);
 	if (sp_path_fetched(&p))
-		return sp_fetch_statx(&p, flags & AT_SYMLINK_NOFOLLOW, s);
-	if (!SP_NEXT(statx))
-		return (int)sp_result(sp_sys5(SYS_statx, dirfd, p.use, flags, mask, s));
-	return SP_NEXT(statx)(dirfd, p.use, flags, mask, s);
+		return sp_fetch_statx(p.use, flags & AT_SYMLINK_NOFOLLOW, s);
+	result = SP_NEXT(statx) ? SP_NEXT(statx)(dirfd, p.use, flags, mask, s)
+				: (int)sp_result(sp_sys5(SYS_statx, dirfd, p.use, flags, mask, s));
+	return result == 0 && empty(path, flags) && sp_path_fetches() ? sp_fetched_statx(dirfd, s) : result;
 }
 #endif
 
@@ -94,11 +117,11 @@ static int allowed(const struct sp_where *p, int mode, int result)
 #define SP_ACCESS(name)                                                                            \
 	SP_WRAP(int, name, (const char *path, int mode))                                           \
 	{                                                                                          \
-		struct sp_where p;                                                                  \
+		struct sp_where p;                                                                 \
 		if (sp_path(&p, AT_FDCWD, path, SP_READS))                                         \
 			return sp_path_failed(&p);                                                 \
 		if (sp_path_fetched(&p))                                                           \
-			return allowed(&p, mode, sp_fetch_access(&p, mode));                       \
+			return allowed(&p, mode, sp_fetch_access(p.use, mode));                    \
 		return allowed(&p, mode, SP_NEXT(name)(p.use, mode));                              \
 	}
 
@@ -112,7 +135,7 @@ SP_WRAP(int, faccessat, (int dirfd, const char *path, int mode, int flags))
 	if (sp_path(&p, dirfd, path, SP_READS))
 		return sp_path_failed(&p);
 	if (sp_path_fetched(&p))
-		return allowed(&p, mode, sp_fetch_access(&p, mode));
+		return allowed(&p, mode, sp_fetch_access(p.use, mode));
 	return allowed(&p, mode, SP_NEXT(faccessat)(dirfd, p.use, mode, flags));
 }
 
@@ -120,12 +143,12 @@ SP_WRAP(int, faccessat, (int dirfd, const char *path, int mode, int flags))
 #define SP_STATFS(name, type, flags)                                                               \
 	SP_WRAP(int, name, (const char *path, struct type *s))                                     \
 	{                                                                                          \
-		struct sp_where p;                                                                  \
+		struct sp_where p;                                                                 \
 		struct stat there;                                                                 \
 		if (sp_path(&p, AT_FDCWD, path, SP_READS))                                         \
 			return sp_path_failed(&p);                                                 \
 		if (sp_path_fetched(&p))                                                           \
-			p.use = sp_fetch_stat(&p, false, &there) ? NULL : "/";                     \
+			p.use = sp_fetch_stat(p.use, false, &there) ? NULL : "/";                  \
 		if (!p.use || SP_NEXT(name)(p.use, s))                                             \
 			return -1;                                                                 \
 		if (p.rule && p.rule->write_error)                                                 \

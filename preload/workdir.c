@@ -1,5 +1,5 @@
 // The working directory and the root. The kernel's is within the session's mount when the program is in a directory of
-// the pod's; the program is told the pod's path.
+// the pod's, or a directory that stands for it; the program is told the pod's path.
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -9,21 +9,26 @@
 #include "fetch.h"
 #include "paths.h"
 
+// stood goes to the directory that stands for one of the pod's.
+static long stood(const char *path)
+{
+	int fd = sp_fetch_open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	long n;
+	if (fd < 0)
+		return -errno;
+	n = sp_sys1(SYS_fchdir, fd);
+	sp_sys1(SYS_close, fd);
+	return n;
+}
+
 SP_WRAP(int, chdir, (const char *path))
 {
 	struct sp_where p;
 	int result;
 	if (sp_path(&p, AT_FDCWD, path, SP_READS))
 		return sp_path_failed(&p);
-	if (sp_path_fetched(&p)) { // no directory of the kernel's stands for it
-		struct stat s;
-		if (sp_fetch_stat(&p, false, &s))
-			return -1;
-		sp_notice(SP_NOTICE_TEXT, "a working directory in the pod needs a mount (FUSE), which this machine does not let stepin make");
-		return sp_fail(S_ISDIR(s.st_mode) ? EACCES : ENOTDIR);
-	}
 	sp_path_moved();
-	result = SP_NEXT(chdir)(p.use);
+	result = sp_path_fetched(&p) ? (int)sp_result(stood(p.use)) : SP_NEXT(chdir)(p.use);
 	sp_path_moved();
 	return result;
 }
@@ -43,6 +48,8 @@ SP_WRAP(int, chroot, (const char *path))
 	int result;
 	if (sp_path(&p, AT_FDCWD, path, SP_READS))
 		return sp_path_failed(&p);
+	if (sp_path_fetched(&p))
+		return sp_fail(EPERM); // there is nothing beneath it
 	result = SP_NEXT(chroot)(p.use);
 	if (result == 0 && sp_serves(SP_SERVE_FILES)) {
 		sp_notice(SP_NOTICE_TEXT, "the program has changed its root: it sees no files of the pod's from there");

@@ -54,14 +54,18 @@ func TestConform(t *testing.T) {
 				t.Fatalf("natively it says no more than this:\n%s", strings.Join(native, "\n"))
 			}
 			compare(t, Namespaces, p, native, r.inPlace(binary, Namespaces))
-			switch {
-			case p.NoPreload != "":
+			if p.NoPreload != "" {
 				r.refused(binary)
-			case p.Stands && !mounts():
-				t.Logf("%s not under preload: this user cannot mount FUSE outside of namespaces", p.Name)
-			default:
+				return
+			}
+			if mounts() { // who cannot is without FUSE in any case
 				compare(t, Preload, p, native, r.inPlace(binary, Preload))
 			}
+			if p.NoFUSE != nil {
+				r.program.Argv = p.NoFUSE
+			}
+			r.noStatic = true // its place is namespaces, which are not to be had
+			compare(t, NoFUSE, p, r.native(), r.inPlace(binary, NoFUSE))
 		})
 	}
 }
@@ -175,10 +179,11 @@ func answer(w http.ResponseWriter, r *http.Request) {
 
 // run is a program that runs in each way with one pod.
 type run struct {
-	t       *testing.T
-	pod     *podlet.Pod
-	program Program
-	scratch string
+	t        *testing.T
+	pod      *podlet.Pod
+	program  Program
+	scratch  string
+	noStatic bool // there is no static program to start
 }
 
 // lines takes what a program prints. When it says that it is ready at a port, it is called there.
@@ -320,8 +325,12 @@ func (r *run) prepare() (argv, env []string) {
 	if argv[0], err = exec.LookPath(argv[0]); err != nil {
 		r.t.Fatal(err)
 	}
+	static := made + "/go-static"
+	if r.noStatic {
+		static = ""
+	}
 	return argv, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + r.scratch, "TMPDIR=" + os.TempDir(), "LC_ALL=C.UTF-8",
-		"CONFORM_C=" + made + "/c", "CONFORM_STATIC=" + made + "/go-static", "GODEBUG=netdns=" + resolver(r.program.Name)}
+		"CONFORM_C=" + made + "/c", "CONFORM_STATIC=" + static, "GODEBUG=netdns=" + resolver(r.program.Name)}
 }
 
 // resolver makes Go with cgo look up names by libc.
@@ -388,6 +397,10 @@ func (r *run) inPlace(binary string, f FrontEnd) []string {
 func (r *run) begin(ctx context.Context, binary string, f FrontEnd) (said, complained []string, err error) {
 	r.t.Helper()
 	argv, env := r.prepare()
+	env = append(env, carried()...)
+	if f == NoFUSE {
+		f, env = Preload, append(env, "STEPIN_FUSE=/no/fuse")
+	}
 	text, err := json.Marshal(map[string]any{
 		"target": fmt.Sprintf("local/%d", r.pod.MainPID()), "incoming": map[string]any{"mode": "steal"}, "frontEnd": f,
 	})
@@ -400,7 +413,7 @@ func (r *run) begin(ctx context.Context, binary string, f FrontEnd) (said, compl
 	}
 	out, errs := &lines{run: r, ctx: ctx}, &lines{run: r, ctx: ctx}
 	cmd := exec.CommandContext(ctx, binary, append([]string{"exec", "--config", file, "--"}, argv...)...)
-	cmd.Env = append(append(env, "HTTP_PROXY=http://this.machine:3128", "GREETING=this machine's"), carried()...)
+	cmd.Env = append(env, "HTTP_PROXY=http://this.machine:3128", "GREETING=this machine's")
 	cmd.Dir, cmd.Stdout, cmd.Stderr = r.scratch, out, errs
 	err = cmd.Run()
 	return out.finish(), errs.finish(), err

@@ -40,7 +40,7 @@ func Pod() podlet.Spec {
 			{Path: "/config", Files: map[string]string{"greeting": "hello", "colour": "blue"}},
 			{Path: "/data", Plain: true,
 				Files: map[string]string{"plain": "a plain file", "sub/deep/file": "a deep file", "json": `{"key": "value"}`},
-				Links: map[string]string{"link": "plain", "dangling": "absent", "loop": "loop", "folder": "sub"}},
+				Links: map[string]string{"link": "plain", "dangling": "absent", "loop": "loop", "folder": "sub", "short": "sub/deep"}},
 		},
 	}
 }
@@ -59,9 +59,8 @@ type Program struct {
 	Make string   // the program that has to be there to make it; "" = none
 	Argv []string // of the run; {C}, {STATIC}, {CGO}, {JAVA}, {SOURCE}, {SCRATCH}, {PYTHON} are paths
 	Fast bool     // part of ./just test
-	// Stands says that it uses a directory of the pod's as one of the kernel's: to stand in, or to read and be told EISDIR.
-	// Where there is no FUSE, preload refuses the one in words and has no errno for the other.
-	Stands bool
+	// NoFUSE is Argv where FUSE is forbidden: the subjects that files have a part in; nil = Argv.
+	NoFUSE []string
 	// NoPreload says why preload cannot serve it; it must refuse then, in words.
 	NoPreload string
 }
@@ -71,13 +70,16 @@ func Programs() []Program {
 	subjects := strings.Fields("environment names tcp udp listen files places processes")
 	const static = "linked statically: there is no libc to stand before"
 	return []Program{
-		{Name: "c", Make: "gcc", Argv: append([]string{"{C}"}, subjects...), Fast: true, Stands: true},
+		{Name: "c", Make: "gcc", Argv: append([]string{"{C}"}, subjects...), Fast: true,
+			NoFUSE: []string{"{C}", "environment", "files", "places", "processes"}},
 		{Name: "c-static", Make: "gcc", Argv: append([]string{"{C}-static"}, subjects...), NoPreload: static},
 		{Name: "go-static", Argv: []string{"{STATIC}"}, Fast: true, NoPreload: static},
 		{Name: "go-cgo", Make: "gcc", Argv: []string{"{CGO}"}, NoPreload: "Go makes its system calls itself, even with cgo"},
-		{Name: "python", Make: "python3", Argv: []string{"{PYTHON}", "{SOURCE}/python/conform.py"}, Fast: true, Stands: true},
-		{Name: "node", Make: "node", Argv: []string{"node", "{SOURCE}/node/conform.js"}, Stands: true},
-		{Name: "java", Make: "javac", Argv: []string{"java", "-Xshare:auto", "-cp", "{JAVA}", "Conform"}, Stands: true},
+		{Name: "python", Make: "python3", Argv: []string{"{PYTHON}", "{SOURCE}/python/conform.py"}, Fast: true,
+			NoFUSE: []string{"{PYTHON}", "{SOURCE}/python/conform.py", "environment", "files", "processes"}},
+		{Name: "node", Make: "node", Argv: []string{"node", "{SOURCE}/node/conform.js"},
+			NoFUSE: []string{"node", "{SOURCE}/node/conform.js", "environment", "files", "processes"}},
+		{Name: "java", Make: "javac", Argv: []string{"java", "-Xshare:auto", "-cp", "{JAVA}", "Conform"}},
 		{Name: "curl", Make: "curl", Argv: []string{"sh", "-c", curl}},
 		{Name: "nginx", Make: "nginx", Argv: []string{"sh", "-c", nginx}},
 	}

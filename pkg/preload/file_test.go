@@ -2,7 +2,6 @@ package preload
 
 import (
 	"context"
-	"os"
 	"slices"
 	"syscall"
 	"testing"
@@ -29,33 +28,39 @@ func (f shelf) Stat(_ context.Context, path string, follow bool) (wire.Attr, err
 	if !ok {
 		return wire.Attr{}, syscall.ENOENT
 	}
-	return wire.Attr{Mode: unix.S_IFREG | 0o644, Size: uint64(len(text)), Mtime: 1_700_000_000_000_000_005}, nil
+	return wire.Attr{Ino: 7, UID: 8, Mode: unix.S_IFREG | 0o644, Size: uint64(len(text)), Mtime: 1_700_000_000_000_000_005}, nil
 }
 
 func (f shelf) ReadLink(context.Context, string) (string, error) { return "colour", nil }
+
+func (f shelf) RealPath(context.Context, string) (string, error) { return "/etc/config", nil }
 
 func (f shelf) ReadDir(context.Context, string) ([]wire.DirEntry, error) {
 	return []wire.DirEntry{{Name: "colour", Attr: wire.Attr{Mode: unix.S_IFREG}}, {Name: "link", Attr: wire.Attr{Mode: unix.S_IFLNK}}}, nil
 }
 
-func (f shelf) ReadFile(_ context.Context, path string, limit int64) ([]byte, error) {
+func (f shelf) ReadFile(ctx context.Context, path string, limit int64) ([]byte, wire.Attr, error) {
+	a, err := f.Stat(ctx, path, true)
 	if limit != maxFetched {
-		return nil, syscall.EFBIG
+		return nil, a, syscall.EFBIG
 	}
-	return []byte(f[path]), nil
+	return []byte(f[path]), a, err
 }
 
 func TestServerFiles(t *testing.T) {
 	_, l := greeted(t, &decider{files: shelf{"/etc/config/colour": "green"}})
 	var st StatAnswer
-	l.ask(KindStat, PathQuestion{}, []byte("/etc/config/./link")).must(&st)
-	if st.Size != 5 || st.Mode != unix.S_IFREG|0o444 || st.MTime != 1_700_000_000 || st.MTimeNsec != 5 || st.UID != uint32(os.Getuid()) {
+	l.ask(KindStat, PathQuestion{}, []byte("/etc/config/link")).must(&st)
+	if st.Size != 5 || st.Mode != unix.S_IFREG|0o644 || st.MTime != 1_700_000_000 || st.MTimeNsec != 5 || st.UID != 8 || st.Inode != 7 {
 		t.Errorf("%+v", st)
 	}
 	if l.ask(KindStat, PathQuestion{Flags: PathNoFollow}, []byte("/etc/config/link")).must(&st); st.Mode&unix.S_IFMT != unix.S_IFLNK {
 		t.Errorf("%+v", st)
 	}
 	if got := l.ask(KindLink, PathQuestion{}, []byte("/etc/config/link")).must(nil); string(got) != "colour" {
+		t.Errorf("%q", got)
+	}
+	if got := l.ask(KindLink, PathQuestion{Flags: PathReal}, []byte("/etc/config/../config")).must(nil); string(got) != "/etc/config" {
 		t.Errorf("%q", got)
 	}
 	for _, row := range []struct {
@@ -69,7 +74,11 @@ func TestServerFiles(t *testing.T) {
 		{"/etc/config/colour", unix.O_RDWR, syscall.EROFS, 0},
 		{"/etc/config/colour", unix.O_RDONLY | unix.O_DIRECTORY, syscall.ENOTDIR, 0},
 		{"/etc/config/link", unix.O_RDONLY | unix.O_NOFOLLOW, syscall.ELOOP, 0},
-		{"/etc/config", unix.O_RDONLY, syscall.EISDIR, 0},
+		{"/etc/config/missing", unix.O_RDONLY | unix.O_CREAT, syscall.EROFS, 0},
+		{"/etc/config/colour", unix.O_RDONLY | unix.O_CREAT, 0, 1},
+		{"/etc/config/colour", unix.O_RDONLY | unix.O_CREAT | unix.O_EXCL, syscall.EEXIST, 0},
+		{"/etc/config", unix.O_RDONLY, 0, 1},
+		{"/etc/config", unix.O_RDWR, syscall.EISDIR, 0},
 		{"relative", unix.O_RDONLY, syscall.EPROTO, 0},
 	} {
 		if no, _, files := l.ask(KindFetch, FetchQuestion{Flags: row.flags}, []byte(row.path)).read(nil); no != row.want || files != row.files {
@@ -77,7 +86,7 @@ func TestServerFiles(t *testing.T) {
 		}
 	}
 	var list ListAnswer
-	if no, _, files := l.ask(KindList, PathQuestion{}, []byte("/etc/config")).read(&list); no != 0 || list.Count != 2 || files != 1 {
+	if no, _, files := l.ask(KindList, PathQuestion{}, []byte("/etc/config")).read(&list); no != 0 || list.Count != 4 || files != 1 {
 		t.Errorf("%v %+v, %d descriptors", no, list, files)
 	}
 }

@@ -113,8 +113,20 @@ const (
 	LookupAskHost    uint32 = 5
 )
 
-// PathNoFollow asks about a symbolic link itself.
-const PathNoFollow uint32 = 1
+// Flags of PathQuestion.
+const (
+	PathNoFollow uint32 = 1 << iota // about a symbolic link itself
+	PathReal                        // of KindLink: the path without links and dots
+)
+
+// FetchWatch asks for what inotify can be pointed at, FetchOpen for a file.
+const (
+	FetchOpen uint32 = iota
+	FetchWatch
+)
+
+// memoryName begins the name of a fetched file in memory: its inode's number and its path follow.
+const memoryName = "stepin:"
 
 // What becomes of a program.
 const (
@@ -274,7 +286,7 @@ type (
 	// FetchQuestion is followed by the path; its answer is a head with a descriptor.
 	FetchQuestion struct {
 		Flags uint32
-		Mode  uint32
+		What  uint32
 	}
 	// PathQuestion is the structure of KindStat, KindLink and KindList; the path follows.
 	PathQuestion struct {

@@ -75,7 +75,8 @@ type Config struct {
 	Hostname string
 	Table    []Rule
 	Handler  Handler
-	Files    Files // for PathFetch; nil: none
+	Files    Files  // for PathFetch; nil: none
+	Stand    string // where directories stand for those of Files
 	Log      *slog.Logger
 }
 
@@ -103,6 +104,7 @@ type Server struct {
 	wg      sync.WaitGroup
 	waiting chan struct{}
 	notices atomic.Int64
+	stands  atomic.Int64 // directories made
 	close   sync.Once
 
 	mu    sync.Mutex

@@ -139,7 +139,7 @@ func serving(t *testing.T, d *decider) *Server {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	d.answer, d.dropped = make(chan error, 1), make(chan struct{})
-	s, err := New(Config{Dir: dir, Serve: ServeTCP | ServeUDP, Hostname: "orders-1", Handler: d, Files: d.files,
+	s, err := New(Config{Dir: dir, Serve: ServeTCP | ServeUDP, Hostname: "orders-1", Handler: d, Files: d.files, Stand: filepath.Join(dir, MountName),
 		Table: []Rule{{Prefix: "/etc/config", Action: PathTranslate, To: dir + "/pod/etc/config", WriteError: syscall.EROFS}}})
 	if err != nil {
 		t.Fatal(err)

@@ -16,7 +16,7 @@ import (
 type Rule struct {
 	Prefix     string
 	Action     uint16        // PathHost, PathTranslate, PathFetch, PathHidden
-	To         string        // of PathTranslate
+	To         string        // of PathTranslate; of PathFetch beneath Config.Stand
 	WriteError syscall.Errno // of every call that would write there; 0: allowed
 }
 
@@ -48,7 +48,7 @@ func Table(rules []Rule) ([]byte, error) {
 	lines := make([]TableRule, len(rules))
 	for i, r := range rules {
 		lines[i] = TableRule{Prefix: put(r.Prefix), Length: uint32(len(r.Prefix)), Action: r.Action, WriteError: int32(r.WriteError)}
-		if r.Action == PathTranslate {
+		if r.To != "" {
 			lines[i].To, lines[i].ToLength = put(r.To), uint32(len(r.To))
 		}
 	}

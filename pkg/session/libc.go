@@ -3,11 +3,13 @@ package session
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
@@ -56,11 +58,24 @@ func hostsOf(raw []byte) (byName map[string][]netip.Addr, byAddr map[netip.Addr]
 // hosts is the pod's hosts file, or this machine's where that stays; what cannot be read is empty. It is small and asked
 // for seldom, and kubelet may change it.
 func (f *preloaded) hosts(ctx context.Context) (map[string][]netip.Addr, map[netip.Addr]string) {
-	raw, err := fetchedFiles{f.s.source()}.ReadFile(ctx, hostsFile, maxHosts)
+	raw, err := f.headOf(ctx, hostsFile)
+	if errors.Is(err, syscall.ELOOP) {
+		raw, _, err = f.tree.ReadFile(ctx, hostsFile, maxHosts)
+	}
 	if err != nil {
 		f.s.log.Debug("the pod's hosts file", "err", err)
 	}
 	return hostsOf(raw)
+}
+
+// headOf reads a file of at most wire.HeadLen bytes in one round trip; ELOOP: it is a link.
+func (f *preloaded) headOf(ctx context.Context, path string) ([]byte, error) {
+	file, err := f.s.source().Open(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return file.Head(), nil
 }
 
 // dots is ndots of the pod's resolv.conf.

@@ -21,6 +21,7 @@ import (
 	"github.com/stepin-dev/stepin/pkg/fail"
 	"github.com/stepin-dev/stepin/pkg/mux"
 	"github.com/stepin-dev/stepin/pkg/namespaces"
+	"github.com/stepin-dev/stepin/pkg/podfs"
 	"github.com/stepin-dev/stepin/pkg/policy"
 	"github.com/stepin-dev/stepin/pkg/preload"
 )
@@ -36,6 +37,7 @@ type preloaded struct {
 	keeper  *preload.Keeper
 	library string
 	musl    bool          // what the library is for
+	tree    *podfs.FS     // the pod's files, mounted or asked
 	done    chan struct{} // closed by Close
 
 	making sync.Mutex // one try to make namespaces at a time
@@ -71,6 +73,7 @@ func newPreloaded(_ context.Context, s *Session, musl bool) (_ *preloaded, err e
 	if f.keeper, err = preload.StartKeeper(dirs...); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(f.place()))
 	}
+	f.tree = s.trees.add(s.newFiles(true))
 	c := preload.Config{Dir: f.place(), Others: root, Serve: preload.ServeTCP | preload.ServeUDP | preload.ServeExec, Handler: f, Log: s.log,
 		LostHost: policy.Lost(s.config.OnLost).Where == policy.Host}
 	if s.config.DNS {
@@ -80,7 +83,7 @@ func newPreloaded(_ context.Context, s *Session, musl bool) (_ *preloaded, err e
 		c.Serve |= preload.ServeHostname
 		c.Hostname = s.pod.Hostname
 	}
-	if c.Table, c.Files = f.files(); len(c.Table) > 0 {
+	if f.fillFiles(&c); len(c.Table) > 0 {
 		c.Serve |= preload.ServeFiles
 		if c.Files == nil {
 			c.Became = func(uid int) {
@@ -97,31 +100,28 @@ func newPreloaded(_ context.Context, s *Session, musl bool) (_ *preloaded, err e
 // place is the library's directory: the session's own, or an open one.
 func (f *preloaded) place() string { return filepath.Dir(f.library) }
 
-// files mounts the pod's files and says which paths lead there; without FUSE they are fetched one by one.
-func (f *preloaded) files() ([]preload.Rule, preload.Files) {
+// fillFiles mounts the pod's files and says which paths lead there; without FUSE the same tree is asked path by path.
+func (f *preloaded) fillFiles(c *preload.Config) {
 	s := f.s
 	covered := slices.Clone(s.plan.Cover)
 	for _, at := range s.aliases {
 		covered = append(covered, at)
 	}
 	at, action := filepath.Join(s.dir, preload.MountName), preload.PathTranslate
-	var fetched preload.Files
 	if err := f.mount(at); err != nil {
 		s.log.Debug("no FUSE", "err", err)
 		s.notice("there is no FUSE to be had here: the pod's files are fetched one by one, as they are opened")
-		action, fetched = preload.PathFetch, fetchedFiles{s.source()}
+		action, c.Files, c.Stand = preload.PathFetch, f.tree, at
 	}
-	var rules []preload.Rule
 	for _, p := range covered {
-		rules = append(rules, preload.Rule{Prefix: p, Action: action, To: at + p, WriteError: syscall.EROFS})
+		c.Table = append(c.Table, preload.Rule{Prefix: p, Action: action, To: at + p, WriteError: syscall.EROFS})
 	}
 	for _, p := range s.plan.Host {
-		rules = append(rules, preload.Rule{Prefix: p, Action: preload.PathHost})
+		c.Table = append(c.Table, preload.Rule{Prefix: p, Action: preload.PathHost})
 	}
 	for _, p := range s.plan.Hide {
-		rules = append(rules, preload.Rule{Prefix: p, Action: preload.PathHidden})
+		c.Table = append(c.Table, preload.Rule{Prefix: p, Action: preload.PathHidden})
 	}
-	return rules, fetched
 }
 
 func (f *preloaded) mount(at string) error {
@@ -132,7 +132,7 @@ func (f *preloaded) mount(at string) error {
 	if err != nil {
 		return err
 	}
-	return f.s.trees.add(f.s.newFiles(true)).Serve(fd)
+	return f.tree.Serve(fd)
 }
 
 // Wrap leaves a command line as it is: what is around the debuggee is this machine's, and Environ makes the debuggee.

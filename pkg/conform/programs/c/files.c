@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,6 +47,33 @@ static void stats(const char *path)
 	say(what, "%s", e ? errno_name(errno) : kind(x.stx_mode));
 	snprintf(what, sizeof what, "access %s", path);
 	say(what, "%s %s %s", result(access(path, F_OK)), result(access(path, R_OK)), result(faccessat(AT_FDCWD, path, R_OK, 0)));
+}
+
+/* itself compares what is said of a descriptor with what is said of its path. */
+static void itself(const char *path, int flags)
+{
+	char what[PATH_MAX + 32], link[64], text[PATH_MAX];
+	struct stat s, f = {0}, e = {0};
+	struct statx x = {0};
+	int fd = open(path, flags | O_CLOEXEC), e1, e2, e3;
+	stat(path, &s);
+	e1 = fstat(fd, &f);
+	e2 = fstatat(fd, "", &e, AT_EMPTY_PATH);
+	e3 = statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &x);
+	int same = f.st_dev == s.st_dev && f.st_ino == s.st_ino && f.st_mode == s.st_mode && f.st_nlink == s.st_nlink && f.st_uid == s.st_uid &&
+	           (S_ISDIR(s.st_mode) || f.st_size == s.st_size) && f.st_mtim.tv_sec == s.st_mtim.tv_sec && f.st_mtim.tv_nsec == s.st_mtim.tv_nsec;
+	snprintf(what, sizeof what, "fstat %s", path);
+	say(what, "%s, %s", result(e1), same ? "the same" : "another");
+	snprintf(what, sizeof what, "fstatat %s, the descriptor", path);
+	say(what, "%s, %s", result(e2), e.st_dev == s.st_dev && e.st_ino == s.st_ino ? "the same" : "another");
+	snprintf(what, sizeof what, "statx %s, the descriptor", path);
+	say(what, "%s, %s", result(e3), x.stx_ino == s.st_ino && x.stx_mode == s.st_mode ? "the same" : "another");
+	snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+	ssize_t n = readlink(link, text, sizeof text - 1);
+	text[n < 0 ? 0 : n] = 0;
+	snprintf(what, sizeof what, "readlink /proc/self/fd of %s", path);
+	say(what, "%s", strstr(text, "/..2") ? "within a version" : text);
+	close(fd);
 }
 
 static void contents(const char *what, int fd)
@@ -133,13 +161,49 @@ static void changes(void)
 	say("truncate", "%s", result(truncate("/data/plain", 0)));
 	say("utimensat", "%s", result(utimensat(AT_FDCWD, "/data/plain", times, 0)));
 	say("access W_OK", "%s", result(access("/data/plain", W_OK)));
+	say("mkstemp", "%s", result(mkstemp(strcpy((char[32]){0}, "/data/newXXXXXX"))));
+	say("mkstemps", "%s", result(mkstemps(strcpy((char[32]){0}, "/data/newXXXXXX.txt"), 4)));
+	say("mkstemp, no directory", "%s", result(mkstemp(strcpy((char[32]){0}, "/data/absent/newXXXXXX"))));
+	say("mkdtemp", "%s", mkdtemp(strcpy((char[32]){0}, "/data/newXXXXXX")) ? "ok" : errno_name(errno));
+}
+
+static void matches(const char *pattern, int flags)
+{
+	char what[PATH_MAX + 32], all[2048] = "";
+	glob_t g = {0};
+	int e = glob(pattern, flags, NULL, &g);
+	for (size_t i = 0; !e && i < g.gl_pathc; i++) {
+		strncat(all, " ", sizeof all - strlen(all) - 1);
+		strncat(all, g.gl_pathv[i], sizeof all - strlen(all) - 1);
+	}
+	snprintf(what, sizeof what, "glob %s", pattern);
+	say(what, "%s%s", e == GLOB_NOMATCH ? "no match" : e ? "fails" : "", all);
+	if (!e)
+		globfree(&g);
+}
+
+static void watches(void)
+{
+	char events[1000];
+	int watch = inotify_init1(IN_CLOEXEC | IN_NONBLOCK), dir = inotify_add_watch(watch, "/data", IN_CREATE | IN_MODIFY);
+	say("inotify", "%s %s", result(dir), result(inotify_add_watch(watch, "/data/absent", IN_CREATE)));
+	int file = inotify_add_watch(watch, "/data/plain", IN_MODIFY | IN_ATTRIB), by_link = inotify_add_watch(watch, "/data/link", IN_MODIFY);
+	say("inotify of a file", "%s, by its link %s", result(file), file == by_link ? "the same" : "another");
+	say("inotify again", "%s", inotify_add_watch(watch, "/data/", IN_CREATE) == dir ? "the same" : "another");
+	say("inotify of a file as a directory", "%s", result(inotify_add_watch(watch, "/data/plain", IN_MODIFY | IN_ONLYDIR)));
+	say("inotify below", "%s", result(inotify_add_watch(watch, "/data/sub", IN_CREATE)));
+	close(open("/data/sub/deep", O_RDONLY | O_DIRECTORY));
+	say("inotify, events", "%s", result(read(watch, events, sizeof events)));
+	say("inotify, removed", "%s", result(inotify_rm_watch(watch, file)));
+	close(watch);
 }
 
 void files_subject(void)
 {
 	static const char *const paths[] = {"/data", "/data/plain", "/data/sub", "/data/sub/deep/file", "/data/link", "/data/dangling",
 	                                    "/data/loop", "/data/absent", "/data/plain/x", "/config", "/config/greeting", "/config/absent",
-	                                    "/config/../data/./plain", "//data//sub/../plain", "/data/"};
+	                                    "/config/../data/./plain", "//data//sub/../plain", "/data/", "/data/folder/deep/file", "/data/short/../deep/file",
+	                                    "/data/folder/", "/data/plain/", "/data/plain/..", "/data/folder/../link"};
 	for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
 		stats(paths[i]);
 		resolve(paths[i]);
@@ -166,11 +230,18 @@ void files_subject(void)
 	struct dirent **entries;
 	int n = scandir("/data", &entries, NULL, alphasort);
 	say("scandir", "%d %s", n, n > 2 ? entries[2]->d_name : "");
+	for (int i = 0; i < n; i++)
+		free(entries[i]);
+	itself("/data/plain", O_RDONLY);
+	itself("/data/sub", O_RDONLY | O_DIRECTORY);
+	itself("/config/greeting", O_RDONLY);
+	matches("/data/*", 0);
+	matches("/data/s*/d*", GLOB_MARK);
+	matches("/data/{json,absent,plain}", GLOB_BRACE);
+	matches("/data/absent*", 0);
 	maps("/data/plain");
 	changes();
-	int watch = inotify_init1(IN_CLOEXEC);
-	say("inotify", "%s %s", result(inotify_add_watch(watch, "/data", IN_CREATE)), result(inotify_add_watch(watch, "/data/absent", IN_CREATE)));
-	close(watch);
+	watches();
 	struct statfs s;
 	struct statvfs v;
 	say("statfs", "%s", result(statfs("/data/plain", &s)));

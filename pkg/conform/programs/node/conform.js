@@ -109,7 +109,7 @@ async function processes() {
   await attempt("execFile, no environment", () => run(C, ["child", "empty"], { env: {} }));
   await attempt("execFile, elsewhere", () => run(C, ["child", "elsewhere"], { cwd: "/data" }));
   await attempt("shell", () => run(`${C} child shell`, [], { shell: true }));
-  await attempt("static", () => run(STATIC, ["child"], { env: {} }));
+  if (STATIC) await attempt("static", () => run(STATIC, ["child"], { env: {} }));
   await attempt("absent", () => run("/absent/program", []));
   await attempt("execFileSync", () => `${execFileSync(process.execPath, ["-p", "os.hostname()"], { env: {} })}`.trim());
   await attempt("spawn", () => new Promise((resolve) => spawn(C, ["child", "spawn"], { stdio: "inherit" }).on("exit", resolve)));

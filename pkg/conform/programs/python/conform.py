@@ -8,10 +8,12 @@ import mmap
 import os
 import pathlib
 import select
+import shutil
 import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 
 C = os.environ["CONFORM_C"]
@@ -134,9 +136,19 @@ def files():
     attempt("walk", lambda: sorted((d, sorted(f)) for d, _, f in os.walk("/data")))
     attempt("glob", lambda: sorted(map(str, pathlib.Path("/data").rglob("*"))))
     attempt("realpath", lambda: os.path.realpath("/data/sub/../link"))
+    attempt("realpath, links in the middle", lambda: os.path.realpath("/data/short/../deep/file"))
+    attempt("resolve", lambda: pathlib.Path("/data/folder/deep/file").resolve())
+    attempt("samefile", lambda: (os.path.samefile("/data/link", "/data/plain"), os.path.samefile("/data/link", "/data/json")))
+    attempt("fwalk", lambda: sorted((d, sorted(f)) for d, _, f, _ in os.fwalk("/data")))
     attempt("readlink", lambda: os.readlink("/data/link"))
     attempt("read", lambda: pathlib.Path("/config/greeting").read_text())
     attempt("json", lambda: json.load(open("/data/json")))
+    with tempfile.TemporaryDirectory() as copy:
+        attempt("copytree", lambda: sorted(os.listdir(shutil.copytree("/data/sub", copy + "/sub"))))
+        attempt("copied", lambda: pathlib.Path(copy, "sub/deep/file").read_text())
+    with open("/data/plain", "rb") as f:
+        of, at = os.fstat(f.fileno()), os.stat("/data/plain")
+        say("fstat", [os.path.samestat(of, at), of.st_mtime_ns == at.st_mtime_ns, of.st_mode == at.st_mode])
     attempt("write", lambda: open("/data/new", "w"))
     attempt("rename", lambda: os.rename("/data/plain", "/data/other"))
     attempt("mkdir", lambda: os.mkdir("/data/new"))
@@ -148,6 +160,8 @@ def files():
     say("getcwd", os.getcwd())
     say("relative", pathlib.Path("deep/file").read_text())
     say("abspath", os.path.abspath("x"))
+    say("relative listdir", (sorted(os.listdir()), sorted(os.listdir("deep"))))
+    attempt("relative, absent", lambda: os.stat("plain"))
     os.chdir(here)
     fd = os.open("/data", os.O_RDONLY)
     say("dir_fd", os.read(os.open("plain", os.O_RDONLY, dir_fd=fd), 100))
@@ -168,8 +182,9 @@ def processes():
     attempt("run, new session", lambda: run([C, "child", "session"], start_new_session=True))
     attempt("run, preexec_fn", lambda: run([C, "child", "preexec"], preexec_fn=lambda: None, env={}))
     attempt("shell", lambda: run(f"{C} child shell", shell=True))
-    attempt("static", lambda: run([STATIC, "child"]))
-    attempt("static, env={}", lambda: run([STATIC, "child"], env={}))
+    if STATIC:
+        attempt("static", lambda: run([STATIC, "child"]))
+        attempt("static, env={}", lambda: run([STATIC, "child"], env={}))
     attempt("absent", lambda: run(["/absent/program"]))
     attempt("not executable", lambda: run(["/etc/passwd"]))
     attempt("itself", lambda: run([sys.executable, "-c", "import socket; print(socket.gethostname())"], env={}))
