@@ -36,7 +36,9 @@ static int place(int fd, int family, const struct sp_address *to)
 {
 	union sp_name name;
 	socklen_t length = sp_name_for(to, family, &name);
-	return length ? (int)sp_result(sp_sys3(SYS_connect, fd, &name, length)) : sp_fail(EAFNOSUPPORT);
+	long result = length ? sp_sys3(SYS_connect, fd, &name, length) : -EAFNOSUPPORT;
+	// Of the connect before this one, if the program asks for its end by connecting again.
+	return (int)sp_result(result == -ECONNREFUSED ? -sp_why(fd) : result);
 }
 
 // later leaves the socket connecting to a listener that does not answer yet; EINPROGRESS.

@@ -53,6 +53,7 @@ enum sp_kind {
 	SP_EXEC = 15,
 	SP_NOTICE = 16,
 	SP_LATER = 17,
+	SP_WHY = 18,
 	SP_ANSWER = 0x8000,
 };
 
@@ -164,6 +165,18 @@ struct sp_connect_answer {
 	struct sp_address to;
 };
 // SP_LATER: a head only, sent through the *pair* of an SP_CONNECT whose caller was interrupted by a signal (EINTR).
+
+// ---- SP_WHY: a connect that was left connecting (SP_LATER_PLACE) has been refused, and the program reads the error: why.
+// Of a listener that closes the kernel tells ECONNREFUSED, whatever the pod's errno was. Told once.
+struct sp_why {
+	struct sp_head head;
+	uint64_t inode;
+};
+struct sp_why_answer {
+	struct sp_head head;
+	int32_t reason;          // errno; 0: as the kernel says
+	uint32_t reserved;
+};
 
 // ---- SP_BIND: before bind. SP_HOST: as asked; SP_POD: bind to `at`. If that gives EADDRINUSE, EADDRNOTAVAIL or EACCES,
 // ask again with SP_BIND_TAKEN: the session names another place (port 0: any), or gives the error for the program.

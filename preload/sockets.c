@@ -111,6 +111,13 @@ socklen_t sp_room(const struct sockaddr *to, const socklen_t *length)
 	return to && length && sp_readable(length, sizeof *length) ? *length : 0;
 }
 
+int sp_why(int fd)
+{
+	struct sp_why why = {.inode = sp_inode(fd)};
+	struct sp_why_answer answer = {.reason = 0};
+	return why.inode && SP_ASK(SP_WHY, why, answer) >= 0 && answer.reason > 0 ? answer.reason : ECONNREFUSED;
+}
+
 bool sp_who(uint32_t network, const struct sp_address *local, const struct sp_address *peer, struct sp_who_answer *to)
 {
 	struct sp_who who = {.network = network, .local = *local, .peer = *peer};

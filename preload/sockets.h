@@ -53,6 +53,9 @@ void sp_write_name(struct sockaddr *to, socklen_t *length, socklen_t room, const
 // sp_room reads a program's length field of a name before a call; 0 where the kernel will find fault with it.
 socklen_t sp_room(const struct sockaddr *to, const socklen_t *length);
 
+// sp_why returns the errno with which the pod ended a connect that the kernel says was refused.
+int sp_why(int fd);
+
 // sp_who asks for a socket's two ends as the pod would tell them. False: as the kernel says.
 bool sp_who(uint32_t network, const struct sp_address *local, const struct sp_address *peer, struct sp_who_answer *to);
 

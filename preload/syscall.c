@@ -26,6 +26,7 @@ ROW(row_accept, accept((int)a, (struct sockaddr *)b, (socklen_t *)c))
 ROW(row_accept4, accept4((int)a, (struct sockaddr *)b, (socklen_t *)c, (int)d))
 ROW(row_getpeername, getpeername((int)a, (struct sockaddr *)b, (socklen_t *)c))
 ROW(row_getsockname, getsockname((int)a, (struct sockaddr *)b, (socklen_t *)c))
+ROW(row_getsockopt, getsockopt((int)a, (int)b, (int)c, (void *)d, (socklen_t *)e))
 ROW(row_sendto, sendto((int)a, (const void *)b, (size_t)c, (int)d, (const struct sockaddr *)e, (socklen_t)f))
 ROW(row_recvfrom, recvfrom((int)a, (void *)b, (size_t)c, (int)d, (struct sockaddr *)e, (socklen_t *)f))
 ROW(row_sendmsg, sendmsg((int)a, (const struct msghdr *)b, (int)c))
@@ -82,6 +83,7 @@ static const struct {
 	{SYS_accept4, row_accept4},
 	{SYS_getpeername, row_getpeername},
 	{SYS_getsockname, row_getsockname},
+	{SYS_getsockopt, row_getsockopt},
 	{SYS_sendto, row_sendto},
 	{SYS_recvfrom, row_recvfrom},
 	{SYS_sendmsg, row_sendmsg},

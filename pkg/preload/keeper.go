@@ -163,7 +163,7 @@ func Processes(dir string) []int {
 			continue
 		}
 		children[parentOf(pid)] = append(children[parentOf(pid)], pid)
-		if maps(pid, dir) {
+		if hasMapped(pid, dir) {
 			ours = append(ours, pid)
 		}
 	}
@@ -177,8 +177,8 @@ func Processes(dir string) []int {
 	return ours
 }
 
-// maps says whether a process has mapped the library to execute it: a debugger that reads its symbols has not.
-func maps(pid int, dir string) bool {
+// hasMapped says whether a process has mapped the library to execute it: a debugger that reads its symbols has not.
+func hasMapped(pid int, dir string) bool {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
 	if err != nil {
 		return false

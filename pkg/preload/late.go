@@ -3,9 +3,11 @@ package preload
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -17,7 +19,8 @@ import (
 // A late connect. The program's socket connects to a listener whose queue is full, so that its SYN stays unanswered: it is
 // connecting, as it would be to a pod that has not answered yet, and epoll has no event. When the pod has answered, a socket
 // with the listener's address connects to the program's: a simultaneous open (RFC 9293, 3.5). If the pod has refused, the
-// listener closes, and the program's next SYN, within a second, is refused. Proved, unprivileged.
+// listener closes, and the program's next SYN, within a second, is refused; the library then asks for the pod's own errno.
+// Proved, unprivileged.
 const (
 	findLimit = 3 * time.Second      // for the program's SYN; it sends the first right after the answer, the next a second later
 	findPause = 2 * time.Millisecond // between two looks; grows
@@ -129,6 +132,7 @@ func (s *Server) later(ctx context.Context, q *question, body ConnectQuestion, d
 	}
 	if d.err != nil {
 		s.log.Debug("preload: a late connect", "dst", dst, "err", d.err)
+		s.refusals.add(body.Inode, errno(d.err))
 		return // closes the listener
 	}
 	conn, err := s.open2(p, body.Inode)
@@ -138,6 +142,53 @@ func (s *Server) later(ctx context.Context, q *question, body ConnectQuestion, d
 		return
 	}
 	s.carry(conn, p.addr, dst, d)
+}
+
+// Bounds of refusals. A program reads the error when its socket becomes ready; one that never does, or is at a breakpoint for
+// longer, is told what the kernel knows.
+const (
+	refusalKept = time.Minute
+	maxRefusals = 512
+)
+
+// refusals are the errnos of late connects that the kernel knows as refused, by the socket.
+type refusals struct {
+	mu sync.Mutex
+	by map[uint64]refusal
+}
+
+type refusal struct {
+	errno syscall.Errno
+	since time.Time
+}
+
+func (r *refusals) add(inode uint64, no syscall.Errno) {
+	if no == syscall.ECONNREFUSED {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.by == nil {
+		r.by = map[uint64]refusal{}
+	}
+	if len(r.by) >= maxRefusals {
+		maps.DeleteFunc(r.by, func(_ uint64, old refusal) bool { return time.Since(old.since) > refusalKept })
+	}
+	if len(r.by) < maxRefusals {
+		r.by[inode] = refusal{no, time.Now()}
+	}
+}
+
+// take returns it once; 0: none is known.
+func (r *refusals) take(inode uint64) syscall.Errno {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	known, ok := r.by[inode]
+	delete(r.by, inode)
+	if !ok || time.Since(known.since) > refusalKept {
+		return 0
+	}
+	return known.errno
 }
 
 // open2 finds the program's socket and connects to it from the listener's address.

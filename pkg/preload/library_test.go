@@ -175,7 +175,10 @@ func TestLateConnect(t *testing.T) {
 			if name != "glibc" && how != "epoll" && how != "interrupt" {
 				continue // the ways of waiting are the kernel's; the library sees two
 			}
-			connect := "Operation now in progress"
+			connect, unreachable := "Operation now in progress", "No route to host\n"
+			if name == "musl" {
+				unreachable = "Host is unreachable\n"
+			}
 			switch {
 			case how == "interrupt":
 				connect = "Interrupted system call"
@@ -183,7 +186,8 @@ func TestLateConnect(t *testing.T) {
 				connect = "Operation in progress"
 			}
 			for port, want := range map[string]string{
-				"2080": "pod 10.96.0.1:2080\npeer 10.96.0.1 2080\n", "2081": "Connection refused\n", "2083": "waiting\n",
+				"2080": "pod 10.96.0.1:2080\npeer 10.96.0.1 2080\n", "2081": "Connection refused\n",
+				"2082": unreachable, "2083": "waiting\n",
 			} {
 				t.Run(how+port, func(t *testing.T) {
 					t.Parallel()
@@ -286,9 +290,10 @@ func TestDatagrams(t *testing.T) {
 				"getpeername:  " + from("7000") +
 				"connected again: " + at("7001") + " five from nobody  (0)\n"
 			same(t, p.run(t, name, "datagrams", address), want)
-			// Two, one and two destinations of three sockets, and two connects: each was asked about once.
-			if asked, _ := p.seen(); asked != 7 {
-				t.Errorf("%d questions about destinations", asked)
+			// Two, one and two destinations of three sockets, and two connects: 48 datagrams, and each destination is asked
+			// about once, or again where the table's few places for it went to others.
+			if asked, _ := p.seen(); len(asked) < 7 || len(asked) > 12 {
+				t.Errorf("%d questions about destinations: %q", len(asked), asked)
 			}
 		}
 	})

@@ -30,7 +30,7 @@ type pod struct {
 	leaks    bool // the sanitized library reports them
 
 	mu      sync.Mutex
-	routes  int // questions about where to
+	routes  []string // the destinations asked about
 	notices []string
 	moved   []string
 }
@@ -74,10 +74,10 @@ func newPod(t *testing.T) *pod {
 
 func (p *pod) Greet(int, string) bool { return true }
 
-func (p *pod) Route(_ string, dst netip.AddrPort) (bool, netip.AddrPort, error) {
+func (p *pod) Route(network string, dst netip.AddrPort) (bool, netip.AddrPort, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.routes++
+	p.routes = append(p.routes, network+" "+dst.String())
 	return dst.Addr().IsLoopback(), netip.AddrPort{}, nil
 }
 
@@ -171,8 +171,8 @@ func (p *pod) Moved(network string, asked, _ netip.AddrPort) {
 	p.moved = append(p.moved, network+" "+asked.String())
 }
 
-// seen returns how often the library has asked where to, and which ports were moved.
-func (p *pod) seen() (routes int, moved []string) {
+// seen returns the destinations that the library has asked about, and which ports were moved.
+func (p *pod) seen() (routes, moved []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.routes, p.moved

@@ -44,6 +44,7 @@ const (
 	KindExec
 	KindNotice
 	KindLater
+	KindWhy
 	KindAnswer Kind = 0x8000
 )
 
@@ -204,6 +205,15 @@ type (
 		Verdict uint32
 		TTL     uint32
 		To      Address
+	}
+	// WhyQuestion asks why a late connect was refused.
+	WhyQuestion struct {
+		Inode uint64
+	}
+	// WhyAnswer says it; 0: as the kernel says.
+	WhyAnswer struct {
+		Reason   int32
+		Reserved uint32
 	}
 	// BindQuestion precedes a bind.
 	BindQuestion struct {

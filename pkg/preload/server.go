@@ -98,6 +98,7 @@ type Server struct {
 	flows     flows
 	listeners listeners
 	relays    relays
+	refusals  refusals
 
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -348,6 +349,13 @@ func (s *Server) dispatch(q *question) {
 			break
 		}
 		s.association(q, body.Inode, body.To.AddrPort(), body.Local.AddrPort(), datagramTTL)
+		return
+	case KindWhy:
+		var body WhyQuestion
+		if _, err := DecodeBody(q.body, &body); err != nil {
+			break
+		}
+		q.answer(WhyAnswer{Reason: int32(s.refusals.take(body.Inode))}, nil)
 		return
 	case KindBind, KindBound, KindListen, KindWho:
 		s.socket(q)

@@ -59,6 +59,8 @@ int main(void)
 	struct sp_address a = address(), b = address();
 	PRINT(sp_connect, SP_CONNECT, SP_UDP, SP_LATE_MS, SP_CONNECT_NONBLOCK | SP_CONNECT_V6ONLY, 4, 5, a, b);
 	PRINT(sp_connect_answer, SP_CONNECT | SP_ANSWER, SP_LATER_PLACE, 2, a);
+	PRINT(sp_why, SP_WHY, 1);
+	PRINT(sp_why_answer, SP_WHY | SP_ANSWER, 113, 2);
 	PRINT(sp_bind, SP_BIND, SP_TCP, SP_BIND_TAKEN | SP_BIND_V6ONLY | SP_BIND_REUSEPORT, 98, 4, 5, a);
 	PRINT(sp_bind_answer, SP_BIND | SP_ANSWER, SP_POD, 2, a);
 	PRINT(sp_bound, SP_BOUND, SP_TCP, 2, 3, a, b);
