@@ -215,6 +215,16 @@ SP_WRAP(int, scandir, (const char *path, struct dirent ***list, chooses *choose,
 }
 
 #ifdef __GLIBC__
+SP_WRAP(int, scandirat, (int dirfd, const char *path, struct dirent ***list, chooses *choose, orders *order))
+{
+	struct sp_where p;
+	if (sp_path(&p, dirfd, path, SP_READS))
+		return sp_path_failed(&p);
+	if (!sp_path_fetched(&p))
+		return SP_NEXT(scandirat)(dirfd, p.use, list, choose, order);
+	return scanned(streamed(p.use, -1), list, choose, order);
+}
+
 // On both architectures struct dirent64 is struct dirent, with another name.
 _Static_assert(sizeof(struct dirent) == sizeof(struct dirent64), "one structure");
 
@@ -231,6 +241,11 @@ SP_WRAP(int, readdir64_r, (DIR * d, struct dirent64 *into, struct dirent64 **res
 	if (!ours(d))
 		return SP_NEXT(readdir64_r)(d, into, result);
 	return read_r(ours(d), (struct dirent *)(void *)into, (struct dirent **)(void *)result);
+}
+
+SP_WRAP(int, scandirat64, (int dirfd, const char *path, struct dirent64 ***list, chooses64 *choose, orders64 *order))
+{
+	return scandirat(dirfd, path, (struct dirent ***)(void *)list, (chooses *)(void *)choose, (orders *)(void *)order);
 }
 
 SP_WRAP(int, scandir64, (const char *path, struct dirent64 ***list, chooses64 *choose, orders64 *order))

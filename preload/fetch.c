@@ -82,18 +82,32 @@ static int opened(const char *path, int flags, uint32_t what)
 	struct sp_question q = {.kind = SP_FETCH, .body = &question, .size = sizeof question, .tail = path,
 				.tail_size = (uint32_t)strlen(path), .answer = &answer, .room = sizeof answer, .need = sizeof answer};
 	int n = answered(sp_ask(&q));
+	long fd;
 	if (n < 0)
 		return sp_fail(n);
 	if (q.descriptor < 0)
 		return sp_fail(EIO);
-	if (!(flags & O_CLOEXEC))
-		sp_sys3(SYS_fcntl, q.descriptor, F_SETFD, 0);
-	return q.descriptor;
+	// The question had descriptors of its own: this one is to have the lowest number, as open(2) gives it.
+	fd = sp_sys3(SYS_fcntl, q.descriptor, flags & O_CLOEXEC ? F_DUPFD_CLOEXEC : F_DUPFD, 0);
+	sp_sys1(SYS_close, q.descriptor);
+	return (int)sp_result(fd);
 }
 
 int sp_fetch_open(const char *path, int flags) { return opened(path, flags, SP_FETCH_OPEN); }
 
 int sp_fetch_watch(const char *path, int flags) { return opened(path, flags | O_CLOEXEC, SP_FETCH_WATCH); }
+
+bool sp_fetch_place(const char *path, char *at)
+{
+	int fd = sp_fetch_open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	long n = fd < 0 ? -1 : text(fd, at);
+	if (fd >= 0) {
+		sp_sys1(SYS_close, fd);
+		if (n < 0)
+			sp_fail(n);
+	}
+	return n >= 0;
+}
 
 #define SP_FILL(type)                                                                              \
 	int sp_fetch_##type(const char *path, bool nofollow, struct type *s)                       \

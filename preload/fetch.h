@@ -24,6 +24,10 @@ long sp_fetch_named(char *link, long length, uint64_t *inode);
 // sp_fetch_directory tells whether a descriptor is of a directory opened here, whose path it writes: SP_PATH_MAX bytes.
 bool sp_fetch_directory(int fd, char *path);
 
+// sp_fetch_place writes the kernel's path of the directory that stands for one of the pod's (SP_PATH_MAX bytes); false with
+// errno. path may be within at.
+bool sp_fetch_place(const char *path, char *at);
+
 // As the calls of these names. 0, or -1 with errno.
 int sp_fetch_stat(const char *path, bool nofollow, struct stat *s);
 #ifdef __GLIBC__

@@ -272,12 +272,11 @@ struct script {
 static bool blank(char c) { return c == ' ' || c == '\t'; }
 
 // understood takes the line apart as the kernel does; false: it is none, or one that the kernel shall refuse.
-static bool understood(struct script *s, long n)
+static bool understood(struct script *s)
 {
 	char *at = s->line + 2, *end;
-	if (n < 2 || memcmp(s->line, "#!", 2) != 0)
+	if (memcmp(s->line, "#!", 2) != 0)
 		return false;
-	s->line[n] = 0;
 	end = at + strcspn(at, "\n");
 	while (end > at && blank(end[-1]))
 		end--;
@@ -295,8 +294,9 @@ static bool understood(struct script *s, long n)
 static __attribute__((noinline)) bool script(int dirfd, const char *path, struct script *s)
 {
 	struct sp_where p;
-	long fd, n = 0;
+	long fd;
 	char link[32];
+	memset(s, 0, sizeof *s);
 	if ((dirfd != AT_FDCWD && *path != '/') || !sp_serves(SP_SERVE_FILES) || sp_path(&p, dirfd, path, SP_READS) || !p.rule)
 		return false;
 	if (sp_path_fetched(&p))
@@ -307,9 +307,9 @@ static __attribute__((noinline)) bool script(int dirfd, const char *path, struct
 		return false;
 	sp_fetch_link(link, (int)fd);
 	if (sp_sys3(SYS_faccessat, AT_FDCWD, link, X_OK) == 0)
-		n = sp_sys4(SYS_pread64, fd, s->line, sizeof s->line - 1, 0);
+		sp_sys4(SYS_pread64, fd, s->line, sizeof s->line - 1, 0);
 	sp_sys1(SYS_close, fd);
-	return understood(s, n);
+	return understood(s);
 }
 
 // program is sp_program; turns are the scripts whose interpreters are scripts.

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fetch.h"
 #include "paths.h"
 #include "program.h"
 
@@ -108,15 +109,25 @@ SP_WRAP(int, posix_spawn_file_actions_addopen,
 	struct sp_where p;
 	if (sp_path(&p, AT_FDCWD, path, SP_READS))
 		return p.error;
+	if (sp_path_fetched(&p)) {
+		sp_notice(SP_NOTICE_ERROR, "posix_spawn cannot open a file of the pod's without FUSE: it was refused");
+		return ENOSYS;
+	}
 	return SP_NEXT(posix_spawn_file_actions_addopen)(actions, fd, p.use, flags, mode);
 }
 
 SP_WRAP(int, posix_spawn_file_actions_addchdir_np, (posix_spawn_file_actions_t * actions, const char *path))
 {
 	struct sp_where p;
+	int saved = errno;
 	if (sp_path(&p, AT_FDCWD, path, SP_READS))
 		return p.error;
 	if (!SP_NEXT(posix_spawn_file_actions_addchdir_np))
 		return ENOSYS;
-	return SP_NEXT(posix_spawn_file_actions_addchdir_np)(actions, p.use);
+	if (sp_path_fetched(&p) && !sp_fetch_place(p.use, p.buffer)) {
+		int error = errno;
+		errno = saved;
+		return error;
+	}
+	return SP_NEXT(posix_spawn_file_actions_addchdir_np)(actions, sp_path_fetched(&p) ? p.buffer : p.use);
 }

@@ -1,7 +1,8 @@
 package conform
 
 // Exceptions are all differences between the pod itself and its place that are allowed. Each is seen by a test: one that
-// no program needs any more is taken out.
+// no program needs any more is taken out. One no line can show, since the pod's volumes do not change while a program runs
+// natively: inotify on the pod's files gives no event, under any front end (docs/preload.md).
 var Exceptions = []Exception{
 	{Namespaces, "", `files unlink absent: EROFS$`, "files unlink absent: ENOENT",
 		"the kernel knows the mount as writable, so that each refused change is heard of and said: it looks the name up first"},

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -38,6 +39,10 @@ func podTree(t *testing.T) string {
 		if err := os.Chmod(filepath.Join(dir, "app", script), 0o755); err != nil {
 			t.Fatal(err)
 		}
+	}
+	lib := shop.make(t, "pods.so", "bash", "-c", "echo 'int answer(void) { return 42; }' | gcc -shared -x c -o $0 -", "OUT")
+	if err := os.Link(lib, filepath.Join(dir, "app/lib.so")); err != nil {
+		t.Fatal(err)
 	}
 	for path, to := range map[string]string{
 		"data/link": "plain", "data/dangling": "absent", "data/loop": "loop", "data/folder": "sub", "data/short": "sub/deep",
@@ -247,6 +252,62 @@ func TestScripts(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLibraries: a library of the pod's is loaded from the mount. Where there is none, and for what libc would do with a path
+// inside itself, nothing of this machine's takes the pod's place without a word.
+func TestLibraries(t *testing.T) {
+	const python = `
+import ctypes, errno, os
+def attempt(f):
+    try:
+        return f()
+    except OSError as e:
+        return errno.errorcode.get(e.errno, "OSError")
+def refused(result):
+    return "ok" if result not in (-1, None) else errno.errorcode[ctypes.get_errno()]
+libc = ctypes.CDLL(None, use_errno=True)
+libc.fts_open.restype = ctypes.c_void_p
+print(attempt(lambda: ctypes.CDLL("/app/lib.so").answer()))
+print(refused(libc.nftw(b"/data", None, 5, 0)), refused(libc.fts_open((ctypes.c_char_p * 2)(b"/data", None), 16, None)))
+print(attempt(lambda: os.waitstatus_to_exitcode(os.waitpid(os.posix_spawn("/usr/bin/cmp", ["cmp", "-s", "-", "/data/plain"], os.environ,
+    file_actions=[(os.POSIX_SPAWN_OPEN, 0, "/data/plain", os.O_RDONLY, 0)]), 0)[1])))
+`
+	for name, c := range map[string]struct {
+		action  uint16
+		want    string
+		notices []string
+	}{
+		"mounted": {PathTranslate, "42\nENOSYS ENOSYS\n0\n", []string{"nftw does not", "fts_open does not"}},
+		"NoFUSE": {PathFetch, "OSError\nENOSYS ENOSYS\nENOSYS\n", []string{"nftw does not", "fts_open does not",
+			"a library of the pod's cannot be loaded without FUSE", "posix_spawn cannot open a file of the pod's without FUSE"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newFilesPod(t, c.action)
+			out, err := p.inside(t, "glibc", "python3", "-c", python).Output()
+			if string(out) != c.want || err != nil {
+				t.Errorf("%q, not %q: %v", out, c.want, err)
+			}
+			for _, want := range c.notices {
+				if !p.says(want) {
+					t.Errorf("not said: %s", want)
+				}
+			}
+		})
+	}
+}
+
+// says waits until a notice that begins so has come: nobody answers one.
+func (p *pod) says(begin string) bool {
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		p.mu.Lock()
+		said := slices.ContainsFunc(p.notices, func(line string) bool { return strings.HasPrefix(line, begin) })
+		p.mu.Unlock()
+		if said {
+			return true
+		}
+	}
+	return false
 }
 
 func processes(t *testing.T, p *pod) {

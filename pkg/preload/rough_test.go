@@ -169,7 +169,7 @@ func TestExports(t *testing.T) {
 
 var (
 	// SP_WRAP itself, or one of a file's own macros for many alike: of those the lines that define them begin with a tab.
-	wrapLine = regexp.MustCompile(`^(?:// )?(?:SP_WRAP\([^,]*, *|(?:ATTRIBUTE|SP_MAKES)\([^,]*, *|(?:SP_(?:X?STAT|X?STATAT|FX?STAT|ACCESS|STATFS|OPEN|OPENAT|OPEN_2|OPENAT_2|CREAT|FOPEN|FREOPEN)|ONE|TWO)\()(\w+)[,)]`)
+	wrapLine = regexp.MustCompile(`^(?:// )?(?:SP_WRAP\([^,]*, *|(?:ATTRIBUTE|SP_MAKES|SP_REFUSE)\([^,]*, *|(?:SP_(?:X?STAT|X?STATAT|FX?STAT|ACCESS|STATFS|OPEN|OPENAT|OPEN_2|OPENAT_2|CREAT|FOPEN|FREOPEN)|ONE|TWO)\()(\w+)[,)]`)
 	ifLine   = regexp.MustCompile(`^#\s*(if|ifdef|ifndef|else|endif)\b(.*)`)
 )
 

@@ -20,6 +20,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations" /* readdir_r, which older programs call */
+
 static const char *kind(mode_t mode)
 {
 	return S_ISREG(mode) ? "file" : S_ISDIR(mode) ? "directory" : S_ISLNK(mode) ? "link" : "other";
@@ -209,6 +211,9 @@ void files_subject(void)
 		resolve(paths[i]);
 	}
 	contents("open", open("/data/plain", O_RDONLY));
+	int low = dup(1), opened = (close(low), open("/data/plain", O_RDONLY));
+	say("open, lowest", "%s", opened == low ? "yes" : "no");
+	close(opened);
 	contents("open64", open64("/data/sub/deep/file", O_RDONLY | O_CLOEXEC));
 	contents("open a link", open("/data/link", O_RDONLY));
 	contents("open a link, not followed", open("/data/link", O_RDONLY | O_NOFOLLOW));
@@ -230,6 +235,12 @@ void files_subject(void)
 	struct dirent **entries;
 	int n = scandir("/data", &entries, NULL, alphasort);
 	say("scandir", "%d %s", n, n > 2 ? entries[2]->d_name : "");
+	DIR *d = opendir("/data/sub");
+	struct dirent into, *one = NULL;
+	int e = d ? readdir_r(d, &into, &one) : -1;
+	say("readdir_r", "%d %s", e, one && *one->d_name ? "an entry" : "none");
+	if (d)
+		closedir(d);
 	for (int i = 0; i < n; i++)
 		free(entries[i]);
 	itself("/data/plain", O_RDONLY);
@@ -297,6 +308,13 @@ static void stands(const char *path)
 	stats("plain");
 	resolve("link");
 	list("opendir .", strcmp(path, "/") ? opendir(".") : NULL);
+	struct dirent **entries;
+	int n = strcmp(path, "/") ? scandirat(AT_FDCWD, ".", &entries, NULL, alphasort) : -1;
+	say("scandirat .", "%d %s", n, n > 2 ? entries[2]->d_name : "");
+	while (n > 0)
+		free(entries[--n]);
+	if (n >= 0)
+		free(entries);
 }
 
 void places_subject(void)
