@@ -32,7 +32,7 @@ import (
 // customer's, while a breakpoint holds his request, at most askWait.
 type plain struct {
 	*demo
-	missing []namespaces.Step // what there would be namespaces with
+	missing []namespaces.Step // the steps of making them that fail
 	python  string            // an interpreter
 	noPoint error             // why there is no breakpoint; nil if there is
 	unheard error             // why nothing is mirrored; nil if it is
