@@ -64,6 +64,7 @@ ONE(mkfifoat, SP_CREATES, (int dirfd, const char *path, mode_t mode), dirfd, pat
 ONE(symlink, SP_CREATES, (const char *text, const char *path), HERE, path, text, p.use)
 ONE(symlinkat, SP_CREATES, (const char *text, int dirfd, const char *path), dirfd, path, text, dirfd, p.use)
 ONE(chmod, SP_CHANGES, (const char *path, mode_t mode), HERE, path, p.use, mode)
+ONE(lchmod, SP_CHANGES, (const char *path, mode_t mode), HERE, path, p.use, mode)
 ONE(fchmodat, SP_CHANGES, (int dirfd, const char *path, mode_t mode, int flags), dirfd, path, dirfd, p.use, mode, flags)
 ONE(chown, SP_CHANGES, (const char *path, uid_t uid, gid_t gid), HERE, path, p.use, uid, gid)
 ONE(lchown, SP_CHANGES, (const char *path, uid_t uid, gid_t gid), HERE, path, p.use, uid, gid)

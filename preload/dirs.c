@@ -166,6 +166,42 @@ SP_WRAP(void, seekdir, (DIR * d, long at))
 		;
 }
 
+#ifdef __GLIBC__
+// records fills a buffer as the kernel does (getdents64(2)), from the entry on that the descriptor's position says.
+static ssize_t records(struct stream *s, int fd, char *out, size_t room)
+{
+	enum { HEAD = offsetof(struct dirent, d_name), ALIGN = 8 };
+	long from = sp_sys3(SYS_lseek, fd, 0, SEEK_CUR);
+	size_t used = 0;
+	struct dirent *e;
+	bool full = false;
+	while ((e = entry(s)) && !full) {
+		size_t n = (HEAD + strlen(e->d_name) + 1 + ALIGN - 1) / ALIGN * ALIGN;
+		if (e->d_off <= from)
+			continue;
+		full = used + n > room;
+		if (full)
+			break;
+		e->d_reclen = (unsigned short)n;
+		memcpy(out + used, e, n);
+		used += n;
+		sp_sys3(SYS_lseek, fd, e->d_off, SEEK_SET);
+	}
+	ended(s);
+	return full && !used ? sp_fail(EINVAL) : (ssize_t)used;
+}
+
+SP_WRAP(ssize_t, getdents64, (int fd, void *out, size_t room))
+{
+	char path[SP_PATH_MAX];
+	struct stream *s;
+	if (!sp_path_fetches() || !sp_fetch_directory(fd, path))
+		return SP_NEXT(getdents64) ? SP_NEXT(getdents64)(fd, out, room) : sp_result(sp_sys3(SYS_getdents64, fd, out, room));
+	s = streamed(path, -1);
+	return s ? records(s, fd, out, room) : -1;
+}
+#endif
+
 typedef int chooses(const struct dirent *);
 typedef int orders(const struct dirent **, const struct dirent **);
 

@@ -119,6 +119,7 @@ static int mode_flags(const char *mode)
 {
 	bool both = strchr(mode, '+') != NULL, exclusive = strchr(mode, 'x') != NULL;
 	int flags = both ? O_RDWR : *mode == 'r' ? O_RDONLY : O_WRONLY;
+	flags |= strchr(mode, 'e') ? O_CLOEXEC : 0;
 	return flags | (*mode == 'r' ? 0 : O_CREAT | (exclusive ? O_EXCL : 0) | (*mode == 'w' ? O_TRUNC : O_APPEND));
 }
 

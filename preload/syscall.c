@@ -1,6 +1,7 @@
 // libc's syscall(): Node's statx and others' newer calls go through it. The row of a number is called in place of libc's,
 // with the very same arguments; a number without a row goes to libc's as if nobody had been here (a jump, not a call: a
 // child of SYS_vfork or SYS_clone would return through a frame that its parent still needs).
+#include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -67,6 +68,7 @@ static long no_ring(void)
 ROW(row_io_uring_setup, no_ring())
 #ifdef __GLIBC__
 ROW(row_statx, statx((int)a, (const char *)b, (int)c, (unsigned)d, (struct statx *)e))
+ROW(row_getdents64, getdents64((int)a, (void *)b, (size_t)c))
 ROW(row_renameat2, renameat2((int)a, (const char *)b, (int)c, (const char *)d, (unsigned)e))
 ROW(row_close_range, close_range((unsigned)a, (unsigned)b, (int)c))
 ROW(row_execveat, execveat((int)a, (const char *)b, (char *const *)c, (char *const *)d, (int)e))
@@ -114,6 +116,7 @@ static const struct {
 	{SYS_io_uring_setup, row_io_uring_setup},
 #ifdef __GLIBC__
 	{SYS_statx, row_statx},
+	{SYS_getdents64, row_getdents64},
 	{SYS_renameat2, row_renameat2},
 	{SYS_close_range, row_close_range},
 	{SYS_execveat, row_execveat},

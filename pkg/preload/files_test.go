@@ -170,7 +170,7 @@ func asTheKernel(t *testing.T, action uint16) {
 	}
 	subjects := map[string][]string{} // each word of the row, and how its lines begin
 	for _, row := range [][2]string{
-		{"stat", "stat|lstat|fstatat|access|fstat"}, {"statx", "statx"}, {"listdir", "opendir|scandir|fdopendir|readdir"},
+		{"stat", "stat|lstat|fstatat|access|fstat"}, {"statx", "statx"}, {"listdir", "opendir|scandir|scandirat|fdopendir|readdir_r|getdents64"},
 		{"realpath", "realpath|readlink"}, {"mmap", "mmap"},
 		{"rename", "rename|unlink|mkdir|rmdir|link|symlink|chmod|truncate|utimensat|creat|mkstemp"}, {"inotify", "inotify"},
 		{"chdir", "chdir|fchdir|getcwd"}, {"openat", "openat|faccessat|readlinkat"},

@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
@@ -132,6 +133,25 @@ static void resolve(const char *path)
 	say(what, "%s", n < 0 ? errno_name(errno) : strncmp(link, "..2", 3) ? link : "a version");
 }
 
+/* raw lists a directory as the kernel says it, with little room. */
+static void raw(const char *path)
+{
+	char what[PATH_MAX + 32], buffer[80];
+	int fd = open(path, O_RDONLY | O_DIRECTORY), entries = 0, files = 0;
+	ssize_t n;
+	while ((n = getdents64(fd, buffer, sizeof buffer)) > 0)
+		for (char *at = buffer; at < buffer + n; at += ((struct dirent64 *)at)->d_reclen) {
+			entries++;
+			files += ((struct dirent64 *)at)->d_type == DT_REG;
+		}
+	snprintf(what, sizeof what, "getdents64 %s", path);
+	say(what, "%s, %d entries, %d files", result(n), entries, files);
+	say(what, "%s", result(getdents64(fd, buffer, 8)));
+	lseek(fd, 0, SEEK_SET);
+	say(what, "%s", result(syscall(SYS_getdents64, fd, buffer, 8)));
+	close(fd);
+}
+
 static void maps(const char *path)
 {
 	int fd = open(path, O_RDONLY);
@@ -228,6 +248,16 @@ void files_subject(void)
 	contents("freopen", f ? dup(fileno(f)) : -1);
 	if (f)
 		fclose(f);
+	f = fopen("/data/plain", "re");
+	say("fopen, close-on-exec", "%d", f ? fcntl(fileno(f), F_GETFD) : -1);
+	if (f)
+		fclose(f);
+	f = fopen("/data/plain", "r");
+	say("fopen, kept", "%d", f ? fcntl(fileno(f), F_GETFD) : -1);
+	if (f)
+		fclose(f);
+	raw("/data");
+	raw("/data/sub");
 	list("opendir /data", opendir("/data"));
 	list("opendir /config", opendir("/config"));
 	list("opendir absent", opendir("/data/absent"));
