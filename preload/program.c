@@ -245,19 +245,25 @@ static int served(int dirfd, const char *path, char *const argv[], char *const e
 		fd = fetched(&p);
 		if (fd < 0)
 			return -1;
-	} else if (sp_serves(SP_SERVE_EXEC) && (!*path || sp_sys3(SYS_faccessat, dirfd, p.use, X_OK) == 0)) {
+	}
+	if (sp_serves(SP_SERVE_EXEC) && (!*path || sp_sys3(SYS_faccessat, dirfd, p.use, X_OK) == 0)) {
 		const char *use = p.use;
 		if (absolute(&p, dirfd)) {
 			error = asked(p.use, &a);
-			if (error)
-				return sp_fail(error);
+			if (error) {
+				result = sp_fail(error);
+				goto end;
+			}
 		}
 		if (a.head.verdict != SP_EXEC_WRAP)
 			p.use = use;
-		if (a.head.verdict != SP_EXEC_HOST && apart(path, a.head.verdict == SP_EXEC_WRAP ? a.words : library()) < 0)
-			return -1;
+		if (a.head.verdict != SP_EXEC_HOST && apart(path, a.head.verdict == SP_EXEC_WRAP ? a.words : library()) < 0) {
+			result = -1;
+			goto end;
+		}
 	}
 	result = decided(&p, &a, argv, env, run, context);
+end:
 	if (fd >= 0) // a spawned child has executed it by now
 		sp_sys1(SYS_close, fd);
 	return result;

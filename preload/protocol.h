@@ -361,7 +361,7 @@ struct sp_exec {
 	struct sp_head head;
 	uint32_t flags;     // 0
 	uint32_t reserved;
-	// tail: the program's path, absolute (or relative to head.pid's working directory), without NUL
+	// tail: the program's path, absolute (or relative to the asker's working directory; /proc/self is the asker's), without NUL
 };
 struct sp_exec_answer {
 	struct sp_head head;

@@ -73,6 +73,7 @@ func TestPreload(t *testing.T) {
 	t.Run("is refused", func(t *testing.T) { preloadRefused(t, p) })
 	t.Run("a port that is taken", func(t *testing.T) { preloadMoved(t, p) })
 	t.Run("a static child", func(t *testing.T) { preloadStatic(t, p) })
+	t.Run("its own executable", func(t *testing.T) { preloadAgain(t, p) })
 	t.Run("without namespaces", func(t *testing.T) { preloadFallback(t, p) })
 	t.Run("killed", func(t *testing.T) { preloadKilled(t, p) })
 }
@@ -223,6 +224,15 @@ func preloadStatic(t *testing.T, p *podlet.Pod) {
 	out, err := cmd.Output()
 	if err != nil || string(out) != "status 126\n" || !strings.Contains(said.String(), "cannot be run in the pod's place: it is a Go program") {
 		t.Errorf("%q, %v: %s", out, err, said.String())
+	}
+}
+
+// preloadAgain has a program execute itself by /proc/self, which is not the session's.
+func preloadAgain(t *testing.T, p *podlet.Pod) {
+	const script = "import os, socket; os.execv('/proc/self/exe', ['python3', '-c', 'import socket; print(socket.gethostname())'])"
+	got := run(t, p, preloading, python(t), "-c", script)
+	if got.status != 0 || got.stdout != "orders-7d9f\n" {
+		t.Errorf("status %d: %q: %s", got.status, got.stdout, got.stderr)
 	}
 }
 

@@ -139,10 +139,14 @@ func fetched(name string, content []byte, a wire.Attr) (*os.File, error) {
 		return nil, err
 	}
 	ro, err := os.Open(at)
-	if err == nil {
-		err = f.Chmod(os.FileMode(a.Mode & 0o777))
+	if err != nil {
+		return nil, err
 	}
-	return ro, err
+	if err := f.Chmod(os.FileMode(a.Mode & 0o777)); err != nil {
+		ro.Close()
+		return nil, err
+	}
+	return ro, nil
 }
 
 // stand answers with a directory that stands for the pod's: the kernel takes it for where a program is, and paths beneath

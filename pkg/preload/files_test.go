@@ -44,6 +44,10 @@ func podTree(t *testing.T) string {
 	if err := os.Link(lib, filepath.Join(dir, "app/lib.so")); err != nil {
 		t.Fatal(err)
 	}
+	tool := shop.make(t, "pods-tool", "bash", "-c", `echo 'int puts(const char *); int main(void) { puts("a tool"); }' | gcc -x c -o $0 -`, "OUT")
+	if err := os.Link(tool, filepath.Join(dir, "app/tool")); err != nil {
+		t.Fatal(err)
+	}
 	for path, to := range map[string]string{
 		"data/link": "plain", "data/dangling": "absent", "data/loop": "loop", "data/folder": "sub", "data/short": "sub/deep",
 		"config/..data": "..2026", "config/greeting": "..data/greeting", "config/colour": "..data/colour",
@@ -180,7 +184,11 @@ func asTheKernel(t *testing.T, action uint16) {
 	for _, name := range []string{"glibc", "sanitized"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got := keep(newFilesPod(t, action).said(t, name, "files", "places"), compared)
+			p := newFilesPod(t, action)
+			got := keep(p.said(t, name, "files", "places"), compared)
+			if begin := "the program watches the pod's files by inotify"; !p.says(begin) {
+				t.Errorf("not said: %s", begin)
+			}
 			for word, begins := range subjects {
 				t.Run(word, func(t *testing.T) {
 					about := func(line string) bool {
@@ -231,7 +239,8 @@ func TestProcesses(t *testing.T) {
 	}
 }
 
-// TestScripts: a script of the pod's is run by the interpreter that it names, which sees it at its path in the pod.
+// TestScripts: a script of the pod's is run by the interpreter that it names, which sees it at its path in the pod; other
+// programs of the pod's are run as well.
 func TestScripts(t *testing.T) {
 	for name, action := range map[string]uint16{"mounted": PathTranslate, "NoFUSE": PathFetch} {
 		t.Run(name, func(t *testing.T) {
@@ -242,6 +251,7 @@ func TestScripts(t *testing.T) {
 				{"/app/twice three", "/app/run first second /app/twice three: a plain file\n"},
 				{"PATH=/absent:/app:/usr/bin:/bin; run four", "/app/run four: a plain file\n"},
 				{"cd /app; ./run five", "./run five: a plain file\n"},
+				{"/app/tool", "a tool\n"},
 				{"/app/forbidden 2>/dev/null; echo $?", "126\n"},
 				{"/app/self 2>/dev/null; echo $?", "127\n"}, // ELOOP, to dash,
 			} {
@@ -249,6 +259,11 @@ func TestScripts(t *testing.T) {
 				if string(out) != c.want || err != nil {
 					t.Errorf("%s: %q, %v", c.command, out, err)
 				}
+			}
+			// The session must look at what is executed: a program that the library cannot serve would be out of the pod's place.
+			want := map[uint16]string{PathTranslate: "/app/tool", PathFetch: "/proc/self/fd/"}[action]
+			if !slices.ContainsFunc(p.executed, func(program string) bool { return strings.Contains(program, want) }) {
+				t.Errorf("not asked about: %q", p.executed)
 			}
 		})
 	}

@@ -29,10 +29,11 @@ type pod struct {
 	variable string
 	leaks    bool // the sanitized library reports them
 
-	mu      sync.Mutex
-	routes  []string // the destinations asked about
-	notices []string
-	moved   []string
+	mu       sync.Mutex
+	routes   []string // the destinations asked about
+	notices  []string
+	moved    []string
+	executed []string
 }
 
 const (
@@ -157,7 +158,12 @@ func (p *pod) Resolve(_ context.Context, query []byte, search bool) ([]byte, uin
 	return dns(p.t, query, search), LookupFound
 }
 
-func (p *pod) Exec(int, string) (uint32, []string, error) { return ExecSame, nil, nil }
+func (p *pod) Exec(_ int, program string) (uint32, []string, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.executed = append(p.executed, program)
+	return ExecSame, nil, nil
+}
 
 func (p *pod) Notice(line string) {
 	p.mu.Lock()

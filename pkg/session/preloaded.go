@@ -432,7 +432,9 @@ func (f *preloaded) Own(a netip.Addr) netip.Addr {
 
 // Exec says what becomes of a program.
 func (f *preloaded) Exec(pid int, program string) (uint32, []string, error) {
-	if !filepath.IsAbs(program) {
+	if own, ok := strings.CutPrefix(program, "/proc/self/"); ok {
+		program = fmt.Sprintf("/proc/%d/%s", pid, own) // its own executable, or a file in memory
+	} else if !filepath.IsAbs(program) {
 		program = filepath.Join(fmt.Sprintf("/proc/%d/cwd", pid), program)
 	}
 	p, err := preload.Inspect(program, variable(f.s.options.Place.Environ, "PATH"), whoIs(pid))
@@ -447,6 +449,9 @@ func (f *preloaded) Exec(pid int, program string) (uint32, []string, error) {
 		return preload.ExecHost, nil, nil
 	}
 	name := filepath.Base(p.Path)
+	if at, err := os.Readlink(p.Path); err == nil && strings.HasPrefix(p.Path, "/proc/") {
+		name = filepath.Base(strings.TrimSuffix(at, " (deleted)"))
+	}
 	if p.SetUID {
 		f.s.sayOnce(0, "%s runs on this machine, not in the pod's place: %s", name, why)
 		return preload.ExecHost, nil, nil
