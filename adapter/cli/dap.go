@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -21,6 +22,7 @@ import (
 func dapCommand(version string) *cobra.Command {
 	var address string
 	var untilEOF bool
+	var carried []string
 	cmd := &cobra.Command{
 		Use:   "dap [--listen 127.0.0.1:PORT|unix:PATH]",
 		Short: "Be the debug adapter that an editor talks to",
@@ -39,6 +41,9 @@ func dapCommand(version string) *cobra.Command {
 				return fail.Wrap(fail.Internal, err, "start it again", "this program does not find itself")
 			}
 			place := dap.Place{Dir: dir, Environ: os.Environ()}
+			if place.Carried, err = carriedDebuggers(dir, carried); err != nil {
+				return err
+			}
 			log := logger(cmd.ErrOrStderr())
 			o := dap.Options{
 				Parse:     func(raw json.RawMessage) (*config.Launch, error) { return launchConfig(raw, dir) },
@@ -74,7 +79,21 @@ func dapCommand(version string) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&address, "listen", "", "loopback address, or unix:PATH in a directory that is yours alone")
 	cmd.Flags().BoolVar(&untilEOF, "until-eof", false, "with --listen: end when standard input does, as with an editor that was killed")
+	cmd.Flags().StringArrayVar(&carried, "debugger", nil, "NAME=PATH of a real debugger that the editor brings, for who has none of his own: debugpy or js-debug")
 	return cmd
+}
+
+// carriedDebuggers reads what --debugger says.
+func carriedDebuggers(dir string, given []string) (map[string]string, error) {
+	carried := map[string]string{}
+	for _, one := range given {
+		name, path, _ := strings.Cut(one, "=")
+		if path == "" || name != debugpy.Name && name != jsdebug.Name {
+			return nil, fail.New(fail.ConfigValue, "--debugger debugpy=FOLDER or --debugger js-debug=FILE", "--debugger %q is no debugger and its path", one)
+		}
+		carried[name] = within(dir, path)
+	}
+	return carried, nil
 }
 
 // terminalCommand is what the adapter asks the editor to start in a terminal where the program's variables are not for the

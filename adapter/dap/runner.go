@@ -108,6 +108,9 @@ type Debugger interface {
 type Place struct {
 	Dir     string   // working directory, absolute
 	Environ []string // environment
+	// Carried are real debuggers that the editor brings, by their Name. They come after what the launch configuration or the
+	// environment names and what is the program's own, and before what other editors keep.
+	Carried map[string]string
 }
 
 // NewDebugger prepares a real debugger for a configuration; noDebug is the editor's "run without debugging".

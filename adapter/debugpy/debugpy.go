@@ -135,8 +135,11 @@ func (d *Debugger) setApart(c *config.Launch) {
 	}
 }
 
+// Name is this real debugger's, also in dap.Place.Carried.
+const Name = "debugpy"
+
 // Name is debugpy.
-func (d *Debugger) Name() string { return "debugpy" }
+func (d *Debugger) Name() string { return Name }
 
 // Hints are the interpreter, which is what will run, debugpy, the debuggee's working directory and the workspace.
 func (d *Debugger) Hints() dap.Hints {

@@ -20,7 +20,10 @@ import (
 const system = "/usr/bin/python3"
 
 // bench is a project with a script, a virtual environment that has the system's debugpy, and one that has none.
-type bench struct{ dir string }
+type bench struct {
+	dir     string
+	carried string // the editor's debugpy, "" for none
+}
 
 func newBench(t *testing.T) bench {
 	t.Helper()
@@ -28,7 +31,7 @@ func newBench(t *testing.T) bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := bench{dir}
+	b := bench{dir: dir}
 	for _, path := range []string{"src/main.py", "pyproject.toml"} {
 		if err := os.MkdirAll(filepath.Dir(b.at(path)), 0o755); err != nil {
 			t.Fatal(err)
@@ -58,7 +61,7 @@ func (b bench) prepare(keys map[string]any, environ ...string) (*Debugger, error
 		}
 		c.Debugger.Keys[k] = raw
 	}
-	d, err := New(c, false, dap.Place{Dir: b.dir, Environ: append([]string{"PATH=/usr/bin:/bin", "HOME=" + b.dir}, environ...)})
+	d, err := New(c, false, dap.Place{Dir: b.dir, Environ: append([]string{"PATH=/usr/bin:/bin", "HOME=" + b.dir}, environ...), Carried: map[string]string{Name: b.carried}})
 	if err != nil {
 		return nil, err
 	}
@@ -112,6 +115,18 @@ func TestEditorsDebugpy(t *testing.T) {
 	}
 	d, err := b.prepare(map[string]any{"module": "x", "python": "without/bin/python"})
 	if err != nil || d.adapter != newest {
+		t.Errorf("%v %+v", err, d)
+	}
+	// What this editor carries comes before those, and after the interpreter's own.
+	carried := b.at("carried/debugpy/adapter")
+	if err := os.CopyFS(carried, os.DirFS(newest)); err != nil {
+		t.Fatal(err)
+	}
+	b.carried = filepath.Dir(carried)
+	if d, err := b.prepare(map[string]any{"module": "x", "python": "without/bin/python"}); err != nil || d.adapter != carried {
+		t.Errorf("%v %+v", err, d)
+	}
+	if d, err := b.prepare(map[string]any{"module": "x", "python": "with/bin/python"}); err != nil || d.adapter == carried || d.adapter == newest {
 		t.Errorf("%v %+v", err, d)
 	}
 	for _, path := range []string{newest, filepath.Dir(newest)} {

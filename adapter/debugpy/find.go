@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/stepin-dev/stepin/adapter/dap"
 	"github.com/stepin-dev/stepin/adapter/shell"
 	"github.com/stepin-dev/stepin/pkg/fail"
 )
@@ -45,10 +46,8 @@ func (d *Debugger) find() error {
 		}
 		return nil
 	}
-	if d.adapter, err = adapterOf(d.python, d.place.Environ); err != nil {
-		return err
-	}
-	return nil
+	d.adapter, err = adapterOf(d.python, d.place)
+	return err
 }
 
 // interpreter is what the configuration names, else the active virtual environment's, else that of one beside the
@@ -189,13 +188,15 @@ var extensions = []string{
 	".vscode-remote/extensions", ".cursor/extensions", ".windsurf/extensions", ".local/share/code-server/extensions",
 }
 
-// adapterOf is the debugpy for an interpreter: its own, else the newest that an editor brings.
-func adapterOf(p python, environ []string) (string, error) {
-	if found := adapterIn(p.Debugpy); found != "" {
-		return found, nil
+// adapterOf is the debugpy for an interpreter: its own, else the one that this editor brings, else the newest of another's.
+func adapterOf(p python, place dap.Place) (string, error) {
+	for _, dir := range []string{p.Debugpy, place.Carried[Name]} {
+		if found := adapterIn(dir); found != "" {
+			return found, nil
+		}
 	}
 	var all []string
-	if home := shell.Lookup(environ, "HOME"); home != "" {
+	if home := shell.Lookup(place.Environ, "HOME"); home != "" {
 		for _, dir := range extensions {
 			found, err := filepath.Glob(filepath.Join(home, dir, "ms-python.debugpy-*", "bundled", "libs", "debugpy"))
 			if err == nil {

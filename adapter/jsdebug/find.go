@@ -124,7 +124,8 @@ func major(node, dir string, environ []string) (int, error) {
 	return 0, fail.Wrap(fail.DebuggerMissing, err, hintNode, "%s does not say its version", node)
 }
 
-// findServer looks for js-debug's DAP server: debugAdapterPath, the environment, and where editors keep it.
+// findServer looks for js-debug's DAP server: debugAdapterPath, the environment, what this editor brings, and where others
+// keep it.
 func (d *Debugger) findServer() (string, error) {
 	for _, named := range []struct{ what, path string }{
 		{"debugAdapterPath", d.keys.DebugAdapterPath}, {serverEnv, shell.Lookup(d.place.Environ, serverEnv)},
@@ -136,6 +137,11 @@ func (d *Debugger) findServer() (string, error) {
 			return found, nil
 		}
 		return "", fail.New(fail.DebuggerMissing, hintServer, "%s %s: there is no DAP server of js-debug", named.what, named.path)
+	}
+	if carried := d.place.Carried[Name]; carried != "" {
+		if found := serverIn(carried); found != "" {
+			return found, nil
+		}
 	}
 	if home := shell.Lookup(d.place.Environ, "HOME"); home != "" {
 		for _, pattern := range installed {

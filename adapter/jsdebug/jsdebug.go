@@ -84,6 +84,9 @@ func (d *Debugger) check() error {
 		return fail.New(fail.ConfigValue, "internalConsole, integratedTerminal or externalTerminal",
 			"console %q does not exist", k.Console)
 	}
+	if k.RuntimeVersion == "default" { // js-debug's word for none, which VS Code's own copy writes out
+		k.RuntimeVersion = ""
+	}
 	if k.Program == "" && (k.RuntimeExecutable == nil || *k.RuntimeExecutable == "") && len(k.RuntimeArgs) == 0 {
 		return fail.New(fail.ProgramMissing, `write "program": the script; or for a script of package.json "runtimeExecutable": "npm", "runtimeArgs": ["run", "dev"]`,
 			"the debugger has neither program nor runtimeExecutable")
@@ -107,8 +110,11 @@ func (d *Debugger) check() error {
 	return fail.New(fail.ProgramMissing, "program is relative to "+d.cwd, "program %s: no such file", k.Program)
 }
 
+// Name is this real debugger's, also in dap.Place.Carried.
+const Name = "js-debug"
+
 // Name is js-debug.
-func (d *Debugger) Name() string { return "js-debug" }
+func (d *Debugger) Name() string { return Name }
 
 // Hints are the runtime, which is what will run, js-debug's folder, whose bootloader the debuggee loads, the debuggee's
 // working directory and the workspace.

@@ -16,7 +16,10 @@ import (
 )
 
 // bench is a project, a js-debug that is only looked for, and a folder of programs to be PATH.
-type bench struct{ dir string }
+type bench struct {
+	dir     string
+	carried string // the editor's js-debug, "" for none
+}
 
 func newBench(t *testing.T) bench {
 	t.Helper()
@@ -24,7 +27,7 @@ func newBench(t *testing.T) bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := bench{dir}
+	b := bench{dir: dir}
 	for _, path := range []string{"package.json", "src/main.js", ".local/share/js-debug/src/dapDebugServer.js"} {
 		b.write(t, path, "", 0o644)
 	}
@@ -59,7 +62,7 @@ func (b bench) prepare(keys map[string]any, environ ...string) (*Debugger, error
 		}
 		c.Debugger.Keys[k] = raw
 	}
-	d, err := New(c, false, dap.Place{Dir: b.dir, Environ: append([]string{"HOME=" + b.dir, "PATH=" + b.at("bin") + ":/bin"}, environ...)})
+	d, err := New(c, false, dap.Place{Dir: b.dir, Environ: append([]string{"HOME=" + b.dir, "PATH=" + b.at("bin") + ":/bin"}, environ...), Carried: map[string]string{Name: b.carried}})
 	if err != nil {
 		return nil, err
 	}
@@ -98,6 +101,10 @@ func TestArguments(t *testing.T) {
 		"by version": {
 			map[string]any{"program": "src/main.js", "runtimeVersion": "18"},
 			map[string]any{"program": b.at("src/main.js"), "runtimeVersion": "18", "runtimeArgs": list("7", "node")},
+		},
+		"by no version": {
+			map[string]any{"program": "src/main.js", "runtimeVersion": "default"},
+			map[string]any{"program": b.at("src/main.js"), "runtimeVersion": "default", "runtimeArgs": list("7", b.at("bin/node")), "nodeVersionHint": 20.0},
 		},
 		"arguments for the shell": {
 			map[string]any{"program": "src/main.js", "args": "$A *", "console": "integratedTerminal"},
@@ -156,18 +163,21 @@ func TestFindServer(t *testing.T) {
 	b.write(t, "unpacked/js-debug/src/dapDebugServer.js", "", 0o644)
 	b.write(t, "npm/vsDebugServer.cjs", "", 0o644)
 	for _, c := range []struct {
-		key, env, want string
+		key, env, carried, want string
 	}{
-		{"", "", ".local/share/js-debug/src/dapDebugServer.js"},
-		{"unpacked", "", "unpacked/js-debug/src/dapDebugServer.js"},
-		{"unpacked/js-debug", "npm", "unpacked/js-debug/src/dapDebugServer.js"},
-		{"", b.at("npm"), "npm/vsDebugServer.cjs"},
-		{"npm/vsDebugServer.cjs", "", "npm/vsDebugServer.cjs"},
+		{"", "", "", ".local/share/js-debug/src/dapDebugServer.js"},
+		{"", "", "npm", "npm/vsDebugServer.cjs"},
+		{"", "", "nowhere", ".local/share/js-debug/src/dapDebugServer.js"},
+		{"unpacked", "", "npm", "unpacked/js-debug/src/dapDebugServer.js"},
+		{"unpacked/js-debug", "npm", "", "unpacked/js-debug/src/dapDebugServer.js"},
+		{"", b.at("npm"), "unpacked", "npm/vsDebugServer.cjs"},
+		{"npm/vsDebugServer.cjs", "", "", "npm/vsDebugServer.cjs"},
 	} {
 		keys := map[string]any{"program": "src/main.js"}
 		if c.key != "" {
 			keys["debugAdapterPath"] = c.key
 		}
+		b.carried = b.at(c.carried)
 		d, err := b.prepare(keys, serverEnv+"="+c.env)
 		if err != nil || d.server != b.at(c.want) {
 			t.Errorf("%+v: %v %+v", c, err, d)
