@@ -20,6 +20,9 @@ import (
 // underscores are the client's own to the rest of stepin.
 const childKey = "__stepin"
 
+// childEvent asks our own extension for a child session; its body is what startDebugging's arguments are.
+const childEvent = "stepin.startDebugging"
+
 // childWay is what childKey holds. It has nothing of the pod's: an editor may keep it.
 type childWay struct {
 	Socket    string          `json:"socket"`    // of the parent's relay
@@ -277,8 +280,12 @@ func (r *run) onAttachEvent(m *Message) fate {
 		r.c.log.Debug("a child session", "error", err)
 		return drop
 	}
-	if wish == m {
+	switch {
+	case wish == m:
 		return changed
+	case r.c.ownChildren():
+		r.c.toEditor(newEvent(childEvent, wish.Field("arguments")))
+		return drop
 	}
 	if _, err := r.c.editor.ask(wish, &pending{command: wish.Command, done: func(*Message) {}}); err != nil {
 		r.c.log.Debug("asking for a child session", "error", err)
@@ -358,6 +365,13 @@ func (c *conversation) hasChildren() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.client.Children
+}
+
+// ownChildren says that our own extension starts them.
+func (c *conversation) ownChildren() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.client.OwnChildren
 }
 
 // editorType is what the editor's configuration calls this adapter.

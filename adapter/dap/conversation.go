@@ -51,9 +51,17 @@ type client struct {
 	Terminal bool `json:"supportsRunInTerminalRequest"`
 	Children bool `json:"supportsStartDebuggingRequest"`
 
-	// ownErrors comes with launch: our own extension shows itself why a launch or restart failed, with buttons, and the
-	// editor's dialog would be a second one.
-	ownErrors bool
+	extension
+}
+
+// extension is what our own extension says with launch, and with a child's (keys with two underscores are the client's, by
+// the DAP specification).
+type extension struct {
+	// OwnErrors: it shows itself why a launch or restart failed, with buttons; the editor's dialog would be a second one.
+	OwnErrors bool `json:"__showsErrors"`
+	// OwnChildren: it starts child sessions itself, by childEvent. The editor would give each a console and a stop button that
+	// know nothing of the parent's.
+	OwnChildren bool `json:"__startsChildren"`
 }
 
 // operation is a launch or restart under way.
@@ -227,7 +235,7 @@ func (c *conversation) refuse(seq int, command string, err error) {
 		c.reply(newFailure(seq, command, "cancelled", code, command+" was cancelled", false))
 	default:
 		c.mu.Lock()
-		show := !c.client.ownErrors || command != "launch" && command != "restart"
+		show := !c.client.OwnErrors || command != "launch" && command != "restart"
 		c.mu.Unlock()
 		c.reply(newFailure(seq, command, what, code, describe(err), show))
 	}

@@ -234,7 +234,14 @@ func (c *conversation) changePaused(r *run, change func()) {
 func (r *run) onReverse(m *Message) {
 	seq, command := m.Seq, m.Command
 	err := r.prepareReverse(m)
-	if err == nil {
+	switch {
+	case err != nil:
+	case command == "startDebugging" && r.c.ownChildren():
+		r.c.toEditor(newEvent(childEvent, m.Field("arguments")))
+		if err := r.link.send(newResponse(seq, command, nil)); err != nil {
+			r.c.log.Debug("answering the real debugger", "error", err)
+		}
+	default:
 		_, err = r.c.editor.ask(m, &pending{command: command, seq: seq, from: r})
 	}
 	if err != nil {

@@ -2,7 +2,6 @@ package dap
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"sync"
 	"time"
@@ -49,7 +48,8 @@ func (c *conversation) toLaunching(m *Message) bool {
 	ready := c.phase == idle && c.announced != nil
 	if ready {
 		c.phase = launching
-		c.client.ownErrors = showsErrors(m.Field("arguments"))
+		c.client.extension = extension{}
+		_ = decode(m.Field("arguments"), &c.client.extension) // what is wrong with them, launch says
 	}
 	c.mu.Unlock()
 	if !ready {
@@ -83,14 +83,6 @@ func (c *conversation) settleLaunch(s *live, err error) error {
 	}
 	c.mu.Unlock()
 	return err
-}
-
-// showsErrors reads a key of our own extension's (keys with two underscores are the client's, by the DAP specification).
-func showsErrors(arguments json.RawMessage) bool {
-	var args struct {
-		ShowsErrors bool `json:"__showsErrors"`
-	}
-	return decode(arguments, &args) == nil && args.ShowsErrors
 }
 
 // launch does what F5 asks for. On an error it has ended the real debugger; the session it returns is the caller's.

@@ -66,14 +66,21 @@ func TestAdopt(t *testing.T) {
 	}
 	defer os.RemoveAll(dir)
 	const conf = `{"type":"debugpy","name":"child","subProcessId":7,"env":{"SECRET":"x"},"python":["/stub","1"],"connect":{"host":"127.0.0.1","port":9}}`
-	for _, startDebugging := range []bool{true, false} {
+	for _, how := range []struct{ startDebugging, extension bool }{{startDebugging: true}, {startDebugging: true, extension: true}, {}} {
+		startDebugging := how.startDebugging
 		ours, theirs := net.Pipe()
 		log := slog.New(slog.DiscardHandler)
-		c := &conversation{log: log, ctx: context.Background(), editor: newLink("editor", ours, log), kind: "mine", client: client{Children: startDebugging}}
+		c := &conversation{log: log, ctx: context.Background(), editor: newLink("editor", ours, log), kind: "mine", client: client{Children: startDebugging, extension: extension{OwnChildren: how.extension}}}
 		read := make(chan []byte, 1)
 		go func() {
 			l := newLink("test", theirs, log)
-			l.read(func(m *Message) { read <- m.Field("arguments") })
+			l.read(func(m *Message) {
+				if m.Event == childEvent {
+					read <- m.Field("body")
+				} else if !how.extension {
+					read <- m.Field("arguments")
+				}
+			})
 			close(read)
 		}()
 		r := &run{c: c, name: "test", way: Streams, socket: filepath.Join(dir, "dap1"), session: &live{runner: dirOnly{dir: dir}}}
