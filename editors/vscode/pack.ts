@@ -1,12 +1,12 @@
-// Makes the .vsix for one platform: node pack.ts STEPIN TARGET OUT, with STEPIN the binary that goes in and TARGET
-// linux-x64 or linux-arm64. The extension is put together in a folder of its own: the package.json there has the
-// configuration's schema, which VS Code wants inline.
+// Makes the .vsix for one platform: node pack.ts STEPIN JS-DEBUG TARGET OUT, with STEPIN the binary and JS-DEBUG the folder
+// of js-debug's DAP server that go in, and TARGET linux-x64 or linux-arm64. The extension is put together in a folder of its
+// own: the package.json there has the configuration's schema, which VS Code wants inline.
 import { execFileSync } from "node:child_process";
 import { chmodSync, copyFileSync, cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join, resolve } from "node:path";
 import { buildSync } from "esbuild";
-import { attributes, type Schema } from "./attributes.ts";
+import { attributes, block, type Schema } from "./attributes.ts";
 
 const here = import.meta.dirname;
 
@@ -14,26 +14,32 @@ interface Manifest {
   files?: string[];
   scripts?: unknown;
   devDependencies?: unknown;
-  contributes: { debuggers: { configurationAttributes: { launch: unknown } }[] };
+  contributes: { debuggers: { type: string; configurationAttributes: { launch: unknown } }[] };
 }
 
 function manifest(): Manifest {
   const m = JSON.parse(readFileSync(join(here, "package.json"), "utf8")) as Manifest;
   const schema = JSON.parse(readFileSync(join(here, "schema/launch.json"), "utf8")) as Schema;
   for (const d of m.contributes.debuggers) d.configurationAttributes.launch = attributes(schema);
-  m.files = ["bin", "dist", "schema", "README.md", "LICENSE"];
+  // VS Code lays what is contributed for "*" over every debugger's.
+  m.contributes.debuggers.push({ type: "*", configurationAttributes: { launch: { properties: { stepin: block(schema) } } } });
+  m.files = ["bin", "dist", "js-debug", "schema", "README.md", "LICENSE"];
   delete m.scripts;
   delete m.devDependencies;
   return m;
 }
 
-function stage(stepin: string, dir: string): void {
+/** What js-debug's server loads: itself, what the debuggee loads, and what keeps Node from taking it for a module. */
+const server = ["vsDebugServer.cjs", "bootloader.js", "watchdog.js", "hash.js", "chromehash_bg.wasm", "vendor", "package.json"];
+
+function stage(stepin: string, jsDebug: string, dir: string): void {
   rmSync(dir, { recursive: true, force: true });
   mkdirSync(join(dir, "bin"), { recursive: true });
-  for (const name of ["README.md", "LICENSE", "schema"]) cpSync(join(here, name), join(dir, name), { recursive: true });
+  for (const name of ["README.md", "LICENSE", "js-debug", "schema"]) cpSync(join(here, name), join(dir, name), { recursive: true });
   writeFileSync(join(dir, "package.json"), JSON.stringify(manifest(), undefined, 2));
   copyFileSync(stepin, join(dir, "bin/stepin"));
   chmodSync(join(dir, "bin/stepin"), 0o755);
+  for (const name of server) cpSync(join(jsDebug, name), join(dir, "js-debug", name), { recursive: true });
   buildSync({
     entryPoints: [join(here, "src/extension.ts")],
     outfile: join(dir, "dist/extension.cjs"),
@@ -48,10 +54,10 @@ function stage(stepin: string, dir: string): void {
   });
 }
 
-const [stepin, target, out] = process.argv.slice(2);
-if (!stepin || !target || !out) throw new Error("usage: node pack.ts STEPIN TARGET OUT");
+const [stepin, jsDebug, target, out] = process.argv.slice(2);
+if (!stepin || !jsDebug || !target || !out) throw new Error("usage: node pack.ts STEPIN JS-DEBUG TARGET OUT");
 const dir = join(dirname(resolve(out)), `../.tools/build/vscode-${target}`);
-stage(stepin, dir);
+stage(stepin, jsDebug, dir);
 const vsce = join(dirname(createRequire(import.meta.url).resolve("@vscode/vsce/package.json")), "vsce");
 execFileSync(process.execPath, [vsce, "package", "--target", target, "--no-dependencies", "--out", resolve(out)], {
   cwd: dir,

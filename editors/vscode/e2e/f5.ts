@@ -3,70 +3,98 @@
 import assert from "node:assert/strict";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Place, Workbench } from "./workbench.ts";
+import { until, type Workbench } from "./workbench.ts";
 
 export interface Gesture {
-  name: string; // of screenshots and log
   folder: string;
-  file: string; // absolute
-  mark: string; // the breakpoint goes to the line with this text
-  launch: object; // what launch.json holds
-  ready: string; // what the Debug Console says when the pod's requests come here
+  file: string; // of the folder
+  launch: { name: string };
+  ready: RegExp; // what the Debug Console says when the pod's requests come here
   variables: Record<string, RegExp>; // seen at the breakpoint
-  env?: NodeJS.ProcessEnv;
   /** What is done between F5 and the session, such as picking a target. */
-  between?: (w: Workbench) => Promise<void>;
+  between?: () => Promise<void>;
   /** Sends a request to the pod and returns its answer; a request may be under way already. */
   ask: () => Promise<string>;
-  answered: RegExp; // by the debuggee
-  afterwards: RegExp; // by the pod, when all is over
+  /** Who answers while the program is debugged, and who when all is over. */
+  answered: RegExp;
+  afterwards: RegExp;
+  /** What is done when the caller has been answered, before the stop. */
+  then?: () => Promise<void>;
 }
 
-export async function f5(g: Gesture): Promise<void> {
-  mkdirSync(join(g.folder, ".vscode"), { recursive: true });
-  writeFileSync(join(g.folder, ".vscode/launch.json"), JSON.stringify({ version: "0.2.0", configurations: [g.launch] }, undefined, 2));
-  const at: Place = { folder: g.folder, file: g.file, line: lineOf(g.file, g.mark) };
-  const w = await Workbench.start(g.name, g.env ?? {});
-  try {
-    await gesture(w, g, at);
-  } catch (err) {
-    await w.screenshot("failed").catch(() => undefined);
-    throw err;
-  } finally {
-    await w.close();
-  }
+/** The line of each of the desk's programs that has the breakpoint. */
+const mark = "a breakpoint's line";
+
+/** Writes launch.json. */
+export function writeLaunch(folder: string, launch: object): void {
+  mkdirSync(join(folder, ".vscode"), { recursive: true });
+  writeFileSync(join(folder, ".vscode/launch.json"), JSON.stringify({ version: "0.2.0", ...launch }, undefined, 2));
 }
 
-async function gesture(w: Workbench, g: Gesture, at: Place): Promise<void> {
-  await w.open(at);
-  w.tell("opened, breakpoint set");
+/** What a caller is going to get. */
+export interface Asked {
+  answer: Promise<string>;
+}
+
+/** The gesture up to the breakpoint. */
+export async function pausedAt(w: Workbench, g: Gesture): Promise<Asked> {
+  writeLaunch(g.folder, { configurations: [g.launch] });
+  const file = join(g.folder, g.file);
+  const line = lineOf(file, mark);
+  await w.open({ folder: g.folder, file, line });
+  await w.selected(g.launch.name);
+  w.tell(`${g.launch.name}: opened, breakpoint set`);
   await w.press("F5");
-  await g.between?.(w);
+  await g.between?.();
   await w.console(g.ready);
   w.tell("F5, the pod's requests come here");
   const answer = g.ask();
-  let settled = false;
-  void answer.finally(() => (settled = true)).catch(() => undefined);
-  assert.equal(await w.paused(), at.line);
+  answer.catch(() => undefined); // until somebody awaits it
+  assert.equal(await w.paused(), line);
   for (const [name, value] of Object.entries(g.variables)) assert.match(await w.variable(name), value, name);
-  await w.screenshot("paused");
-  assert.ok(!settled, "the caller was answered while the debuggee stood");
+  await w.screenshot(`${g.launch.name}, paused`);
   w.tell("paused");
-  await w.press("F5");
+  return { answer };
+}
+
+/** The gesture from the breakpoint to the end. */
+export async function finish(w: Workbench, g: Gesture, { answer }: Asked): Promise<void> {
+  const stolen = g.answered !== g.afterwards;
+  if (stolen) {
+    const still = Symbol("the caller has no answer");
+    assert.equal(await Promise.race([answer, Promise.resolve(still)]), still);
+    await w.press("F5");
+  }
   assert.match(await answer, g.answered);
   w.tell("answered");
+  await g.then?.();
   await w.press("Shift+F5");
   await w.ended();
   w.tell("ended");
-  for (const end = Date.now() + 5000; ; ) {
-    const text = await g.ask();
-    if (g.afterwards.test(text)) return;
-    assert.ok(Date.now() < end, `after the session the pod answers ${text}`);
-  }
+  await backAgain(g.ask, g.afterwards);
 }
 
-function lineOf(file: string, mark: string): number {
-  const line = readFileSync(file, "utf8").split("\n").findIndex((text) => text.includes(mark));
-  assert.ok(line >= 0, `${file} has no ${mark}`);
+/** Waits until the pod answers itself. */
+export async function backAgain(ask: () => Promise<string>, pattern: RegExp): Promise<void> {
+  await until("the pod's own answer", async () => pattern.test(await ask()));
+}
+
+/** Asks, and lets the program run on at each stop, until somebody gets such an answer. */
+export async function askOn(w: Workbench, ask: () => Promise<string>, pattern: RegExp): Promise<void> {
+  let found = false;
+  const asking = (async () => {
+    while (!pattern.test(await ask()));
+    found = true;
+  })();
+  await until("the answer", async () => {
+    if (!found && (await w.stands())) await w.press("F5");
+    return found;
+  }, 200);
+  await asking;
+}
+
+function lineOf(file: string, text: string): number {
+  const line = readFileSync(file, "utf8").split("\n").findIndex((l) => l.includes(text));
+  assert.ok(line >= 0, `${file} has no ${text}`);
   return line + 1;
 }

@@ -4,7 +4,8 @@ import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { createServer } from "node:net";
 import { mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
 import { type Browser, chromium, type Page } from "playwright-core";
 
 const root = join(import.meta.dirname, "../../..");
@@ -86,7 +87,7 @@ export class Workbench {
     rmSync(this.#home, { recursive: true, force: true, maxRetries: 5 });
   }
 
-  /** Opens the folder with the file at the line, and sets a breakpoint there. */
+  /** Opens the folder with the file at the line, and sets a breakpoint there, which must be the first. */
   async open(at: Place): Promise<void> {
     const file = `vscode-remote://127.0.0.1:${this.#port}${at.file}:${at.line}:1`;
     const payload = JSON.stringify([["openFile", file], ["gotoLineMode", "true"]]);
@@ -103,8 +104,13 @@ export class Workbench {
     await this.page.keyboard.press("Control+Shift+D");
   }
 
+  /** Waits until F5 would start a configuration. */
+  async selected(name: string): Promise<void> {
+    await this.page.locator(".start-debug-action-item-label").getByText(name, { exact: true }).waitFor();
+  }
+
   /** Waits for words in the Debug Console. */
-  async console(words: string): Promise<void> {
+  async console(words: RegExp): Promise<void> {
     await this.page.locator(".repl .monaco-list-row", { hasText: words }).first().waitFor();
   }
 
@@ -113,6 +119,11 @@ export class Workbench {
     await this.page.locator(".debug-top-stack-frame-line").first().waitFor();
     const number = this.page.locator(".editor-instance .active-line-number");
     return Number(await number.first().textContent());
+  }
+
+  /** Whether a program stands. */
+  async stands(): Promise<boolean> {
+    return (await this.page.locator(".debug-top-stack-frame-line").count()) > 0;
   }
 
   /** Waits for a variable in the Variables view and returns its value. */
@@ -157,16 +168,28 @@ function serve(name: string, home: string, port: number, env: NodeJS.ProcessEnv)
   const dirs = ["--user-data-dir", join(home, "data"), "--extensions-dir", join(home, "extensions")];
   // VSCODE_CLI keeps PATH for the extensions; else it is read anew from a login shell.
   const environment = { ...process.env, ...env, ...goCaches(), HOME: home, VSCODE_CLI: "1" };
-  const vsix = join(root, `bin/stepin-${platform}.vsix`);
-  execFileSync(process.execPath, [codeServer, ...dirs, "--install-extension", vsix, "--force"], {
-    env: environment,
-    stdio: "ignore",
-  });
+  for (const vsix of [join(root, `bin/stepin-${platform}.vsix`), standins()])
+    execFileSync(process.execPath, [codeServer, ...dirs, "--install-extension", vsix, "--force"], {
+      env: environment,
+      stdio: "ignore",
+    });
   const log = openSync(join(kept, `${name}.log`), "w");
   const flags = ["--auth", "none", "--bind-addr", `127.0.0.1:${port}`, "--disable-telemetry", "--disable-update-check"];
   // A closed browser would otherwise leave the session for three hours.
   flags.push("--disable-workspace-trust", "--disable-getting-started-override", "--reconnection-grace-time", "5");
   return spawn(process.execPath, [codeServer, ...flags, ...dirs], { env: environment, stdio: ["ignore", log, log] });
+}
+
+/** Packs the stand-ins for extensions that no registry has, and returns the package's path. */
+function standins(): string {
+  const vsix = join(kept, "standins.vsix");
+  const vsce = createRequire(import.meta.url).resolve("@vscode/vsce/package.json");
+  const flags = ["--no-dependencies", "--skip-license", "--allow-missing-repository", "--out", vsix];
+  execFileSync(process.execPath, [join(dirname(vsce), "vsce"), "package", ...flags], {
+    cwd: join(import.meta.dirname, "standins"),
+    stdio: ["ignore", "ignore", "inherit"],
+  });
+  return vsix;
 }
 
 /** The developer's own caches, which another HOME would hide: every build would begin with the standard library. */

@@ -12,6 +12,8 @@ export interface AdapterOptions {
   /** The stepin to run. */
   path: () => string;
   cwd: string;
+  /** Real debuggers for who has none of his own, by stepin's names for them. */
+  carried: () => Record<string, string>;
   /** Gets the adapter's standard error, in pieces as they come. */
   log: (text: string) => void;
 }
@@ -40,13 +42,15 @@ export class Adapter {
   /** Ends the adapter and with it every session. */
   dispose(): void {
     this.#child?.kill();
+    this.#child = this.#running = undefined;
   }
 
   #listen(): Promise<string> {
     const { cwd, log } = this.#options;
     const path = this.#options.path();
     const socket = newSocket();
-    const child = spawn(path, ["dap", "--listen", `unix:${socket}`, "--until-eof"], {
+    const carried = Object.entries(this.#options.carried()).map(([name, at]) => `--debugger=${name}=${at}`);
+    const child = spawn(path, ["dap", "--listen", `unix:${socket}`, "--until-eof", ...carried], {
       cwd,
       env: environment(process.env),
       stdio: ["pipe", "pipe", "pipe"],

@@ -1,7 +1,8 @@
 // From what stands in launch.json, or from nothing, to what the adapter gets.
 import * as vscode from "vscode";
-import { findDlv } from "./debuggers.ts";
-import { absoluteProgram, findYAML, type Launch, offer, programFolder, wantsTarget } from "./launch.ts";
+import { hasBlock, unfolded } from "./block.ts";
+import { findDlv, pythonOf } from "./debuggers.ts";
+import { absolutePaths, findYAML, isChild, type Launch, offer, programFolder, wantsTarget } from "./launch.ts";
 import type { Picker } from "./picker.ts";
 import { run } from "./stepin.ts";
 import { showFailure } from "./show.ts";
@@ -40,9 +41,11 @@ export class Configurations implements vscode.DebugConfigurationProvider {
     folder: Folder,
     config: vscode.DebugConfiguration,
   ): Promise<vscode.DebugConfiguration | undefined> {
+    if (isChild(config)) return { ...config, __startsChildren: true };
     let launch: Launch = { ...config };
-    if (launch.debugger) launch.debugger = absoluteProgram(launch.debugger, folder?.uri.fsPath);
     try {
+      if (hasBlock(launch)) launch = unfolded(launch);
+      if (launch.debugger) launch.debugger = absolutePaths(launch.debugger, folder?.uri.fsPath);
       if (wantsTarget(launch)) {
         const { target, ...rest } = launch;
         const picked = await this.#target(rest, folder);
@@ -53,8 +56,8 @@ export class Configurations implements vscode.DebugConfigurationProvider {
       showFailure(err, launch, folder, this.#path());
       return undefined;
     }
-    // Our own buttons instead of the editor's dialog; see problems.ts.
-    return { ...withDebugger(launch), __showsErrors: true };
+    // Our own buttons instead of the editor's dialog (problems.ts), and children as its own debuggers have them (children.ts).
+    return { ...(await withDebugger(launch, folder)), __showsErrors: true, __startsChildren: true };
   }
 
   /** The configuration with a target: stepin.yaml's, or the one that the user picks. */
@@ -70,10 +73,39 @@ export class Configurations implements vscode.DebugConfigurationProvider {
   }
 }
 
-function withDebugger(launch: Launch): Launch {
+/** For configurations of every other type: those with a block of ours become ours, after their own extension's last step. */
+export function blocks(configurations: Configurations): vscode.DebugConfigurationProvider {
+  return {
+    resolveDebugConfigurationWithSubstitutedVariables: (folder, config) =>
+      hasBlock(config) ? configurations.resolveDebugConfigurationWithSubstitutedVariables(folder, config) : config,
+  };
+}
+
+async function withDebugger(launch: Launch, folder: Folder): Promise<Launch> {
   const debug = launch.debugger;
+  if (debug?.type === "python" && debug.python === undefined && debug["pythonPath"] === undefined) {
+    const python = await chosenPython(folder);
+    return python ? { ...launch, debugger: { ...debug, python } } : launch; // without it stepin looks for one
+  }
   if (debug?.type !== "go" || debug.dlvToolPath) return launch;
   const setting = vscode.workspace.getConfiguration("stepin").get<string>("dlvPath", "");
   const dlv = findDlv(setting, process.env);
   return dlv ? { ...launch, debugger: { ...debug, dlvToolPath: dlv } } : launch; // without it stepin says what to install
+}
+
+/** As much of the Python extension's interface (npm: @vscode/python-extension) as is used here. */
+interface PythonExtension {
+  environments?: { getActiveEnvironmentPath?: (resource?: vscode.Uri) => { path?: string } };
+}
+
+/** The interpreter that the user has chosen in the Python extension, where there is one. */
+async function chosenPython(folder: Folder): Promise<string | undefined> {
+  const extension = vscode.extensions.getExtension<PythonExtension>("ms-python.python");
+  if (!extension) return undefined;
+  try {
+    const { environments } = await extension.activate();
+    return pythonOf(environments?.getActiveEnvironmentPath?.(folder?.uri).path);
+  } catch {
+    return undefined; // that extension's failure is its own to tell
+  }
 }

@@ -2,7 +2,9 @@
 import { homedir } from "node:os";
 import * as vscode from "vscode";
 import { Adapter } from "./adapter.ts";
-import { Configurations } from "./configurations.ts";
+import { startChild } from "./children.ts";
+import { blocks, Configurations } from "./configurations.ts";
+import { carried } from "./debuggers.ts";
 import type { Launch } from "./launch.ts";
 import { Picker } from "./picker.ts";
 import { doctor, showFailure, tracker } from "./show.ts";
@@ -14,6 +16,7 @@ export function activate(context: vscode.ExtensionContext): void {
   const adapter = new Adapter({
     path,
     cwd: windowFolder(),
+    carried: () => carried(context.extensionPath, vscode.extensions.getExtension("ms-python.debugpy")?.extensionPath),
     log: (text) => {
       log.append(text);
     },
@@ -24,6 +27,7 @@ export function activate(context: vscode.ExtensionContext): void {
     log,
     adapter,
     vscode.debug.registerDebugConfigurationProvider("stepin", configurations),
+    vscode.debug.registerDebugConfigurationProvider("*", blocks(configurations)),
     vscode.debug.registerDebugConfigurationProvider(
       "stepin",
       { provideDebugConfigurations: () => configurations.provideDebugConfigurations() },
@@ -35,6 +39,7 @@ export function activate(context: vscode.ExtensionContext): void {
     vscode.debug.registerDebugAdapterTrackerFactory("stepin", {
       createDebugAdapterTracker: (session) => tracker(session, path),
     }),
+    vscode.debug.onDidReceiveDebugSessionCustomEvent(startChild),
     vscode.commands.registerCommand("stepin.doctor", () => {
       doctor(path());
     }),

@@ -1,6 +1,6 @@
 // What a launch configuration is here, and the decisions about one that need no VS Code.
 import { existsSync, statSync } from "node:fs";
-import { dirname, isAbsolute, join } from "node:path";
+import { dirname, isAbsolute, join, resolve } from "node:path";
 import schema from "../schema/launch.json" with { type: "json" };
 
 /** The keys that the extension reads or writes; all others pass untouched. */
@@ -19,8 +19,10 @@ export interface Launch {
 export interface Debugger {
   type?: string;
   program?: string;
+  cwd?: string;
   dlvCwd?: string;
   dlvToolPath?: string;
+  python?: unknown;
   [key: string]: unknown;
 }
 
@@ -51,17 +53,28 @@ export function offer(language: string): Launch | undefined {
   };
 }
 
+/** Whether it is a child session's, which the adapter has asked for (adapter/dap: childKey): its parent has the target. */
+export function isChild(launch: Launch): boolean {
+  return "__stepin" in launch;
+}
+
 /** Whether the target is still to be picked. */
 export function wantsTarget(launch: Launch): boolean {
   return !launch.target || launch.target === "pick";
 }
 
-/** debugger.program as an absolute path, so that it does not matter where the adapter was started. */
-export function absoluteProgram(debug: Debugger, folder: string | undefined): Debugger {
+/** debugger with absolute paths, so that it does not matter where the adapter was started. */
+export function absolutePaths(debug: Debugger, folder: string | undefined): Debugger {
+  if (!folder) return debug;
+  if (debug.type === "python" || debug.type === "node") {
+    // As the extensions of these languages have it.
+    const cwd = resolve(folder, debug.cwd ?? "");
+    return { ...debug, cwd, ...(debug.program ? { program: resolve(cwd, debug.program) } : {}) };
+  }
   const { program, dlvCwd } = debug;
-  if (!program || !folder || dlvCwd || isAbsolute(program)) return debug;
+  if (debug.type !== "go" || !program || dlvCwd || isAbsolute(program)) return debug;
   const path = join(folder, program);
-  // In Go a bare name may be an import path, which is no path.
+  // A bare name may be an import path, which is no path.
   return existsSync(path) || program.startsWith(".") ? { ...debug, program: path } : debug;
 }
 

@@ -4,9 +4,10 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { attributes, type Schema } from "../attributes.ts";
-import { findDlv } from "../src/debuggers.ts";
-import { absoluteProgram, findYAML, offer, programFolder, wantsTarget } from "../src/launch.ts";
+import { attributes, block, type Schema } from "../attributes.ts";
+import { hasBlock, unfolded } from "../src/block.ts";
+import { carried, findDlv, pythonOf } from "../src/debuggers.ts";
+import { absolutePaths, findYAML, offer, programFolder, wantsTarget } from "../src/launch.ts";
 import { cures, isFailure, sentence } from "../src/problems.ts";
 import { environment, failure } from "../src/stepin.ts";
 import { describe, detail, parse, remembered, sorted } from "../src/targets.ts";
@@ -25,8 +26,42 @@ test("Delve is found where Go developers have it", () => {
   assert.equal(findDlv("", env, has()), undefined);
 });
 
+test("debuggers that editors bring are handed over", () => {
+  assert.deepEqual(carried("/own", undefined), { "js-debug": "/own/js-debug/vsDebugServer.cjs" });
+  assert.equal(carried("/own", "/python")["debugpy"], "/python/bundled/libs/debugpy");
+});
+
+test("the interpreter that the user has chosen is the program's", () => {
+  const has = (path: string) => path === "/env/bin/python";
+  assert.equal(pythonOf("/env/bin/python", has), "/env/bin/python");
+  assert.equal(pythonOf("/env", has), "/env/bin/python");
+  assert.equal(pythonOf("/other", has), undefined);
+  assert.equal(pythonOf("python", () => true), undefined);
+  assert.equal(pythonOf(undefined), undefined);
+});
+
+test("a block makes a launch of another extension's configuration", () => {
+  const config = { type: "go", request: "launch", name: "n", program: "/p", env: { A: "1" }, preLaunchTask: "t" };
+  assert.ok(!hasBlock(config));
+  const stepin = { target: "pod/x", incoming: { mode: "steal" } };
+  assert.ok(hasBlock({ ...config, stepin }));
+  assert.deepEqual(unfolded({ ...config, stepin }), {
+    ...{ type: "stepin", request: "launch", name: "n", preLaunchTask: "t" },
+    ...stepin,
+    debugger: { type: "go", program: "/p", env: { A: "1" } },
+  });
+  const node = unfolded({ ...config, type: "pwa-node", __workspaceFolder: "/w", __sessionId: "s", stepin: {} });
+  assert.equal(node["__sessionId"], "s");
+  assert.deepEqual(node.debugger, { type: "node", program: "/p", env: { A: "1" }, __workspaceFolder: "/w" });
+  assert.throws(() => unfolded({ ...config, type: "lldb", stepin }), /cannot debug what lldb debugs/);
+  assert.throws(() => unfolded({ ...config, stepin: true }), /must be an object/);
+  assert.throws(() => unfolded({ ...config, stepin: { debugger: {} } }), /no key "debugger"/);
+});
+
 test("F5 without a configuration offers one for the language", () => {
   assert.deepEqual(offer("go")?.debugger, { type: "go", program: "${fileDirname}" });
+  assert.deepEqual(offer("python")?.debugger, { type: "python", program: "${file}" });
+  assert.deepEqual(offer("typescript")?.debugger, { type: "node", program: "${file}" });
   assert.equal(offer("go")?.target, "pick");
   assert.equal(offer("markdown"), undefined);
 });
@@ -44,12 +79,17 @@ test("programs are made absolute, import paths are not", (t) => {
     rmSync(dir, { recursive: true });
   });
   mkdirSync(join(dir, "cmd/orders"), { recursive: true });
-  const program = (p: string) => absoluteProgram({ type: "go", program: p }, dir).program;
+  const program = (p: string) => absolutePaths({ type: "go", program: p }, dir).program;
   assert.equal(program("cmd/orders"), join(dir, "cmd/orders"));
   assert.equal(program("./no/such"), join(dir, "no/such"));
   assert.equal(program("example.com/orders"), "example.com/orders");
   assert.equal(program("/abs"), "/abs");
-  assert.equal(absoluteProgram({ program: "cmd/orders", dlvCwd: "x" }, dir).program, "cmd/orders");
+  assert.equal(absolutePaths({ type: "go", program: "cmd/orders", dlvCwd: "x" }, dir).program, "cmd/orders");
+  const script = (debug: object) => absolutePaths({ type: "python", ...debug }, "/w");
+  assert.deepEqual(script({ program: "main.py" }), { type: "python", cwd: "/w", program: "/w/main.py" });
+  assert.deepEqual(script({ program: "main.py", cwd: "src" }), { type: "python", cwd: "/w/src", program: "/w/src/main.py" });
+  assert.deepEqual(script({ module: "flask" }), { type: "python", cwd: "/w", module: "flask" });
+  assert.deepEqual(absolutePaths({}, "/w"), {});
 
   assert.equal(findYAML(join(dir, "cmd/orders")), undefined);
   writeFileSync(join(dir, "stepin.yaml"), "target: deployment/orders\n");
@@ -113,6 +153,9 @@ test("launch.json's help is the schema, and lets a target be picked", () => {
   const target = new RegExp(made.properties["target"]?.pattern ?? "^$");
   for (const good of ["pick", "deployment/orders", "local/4711", "${command:stepin.pickTarget}", "pod/${env:POD}"]) assert.match(good, target);
   for (const bad of ["orders", "picked"]) assert.doesNotMatch(bad, target);
+  const within = block(schema);
+  assert.deepEqual(Object.keys(within.properties), Object.keys(schema.properties).filter((key) => key !== "debugger"));
+  assert.deepEqual(within["required"], []);
   // The snippets' configurations have no key that the schema does not know.
   interface Snippet {
     body: Record<string, unknown>;

@@ -1,10 +1,12 @@
 // As much of VS Code as the tests need: what it is told is kept in `said`, what it answers is set in `answers`.
 
-export const said: { errors: string[]; commands: string[]; sent: string[] } = { errors: [], commands: [], sent: [] };
+export const said: { errors: string[]; commands: string[]; sent: string[]; options?: unknown } = { errors: [], commands: [], sent: [] };
 
 export const answers: {
   language?: string;
   settings: Record<string, string>;
+  /** What the Python extension says is chosen; it is not installed otherwise. */
+  python?: string;
   /** The button to press. */
   button?: string;
   /** Chooses a row of a quick pick, or none. */
@@ -51,6 +53,13 @@ export const workspace = {
   getConfiguration: () => ({ get: (name: string, otherwise: string) => answers.settings[name] ?? otherwise }),
 };
 
+export const extensions = {
+  getExtension: () =>
+    answers.python && {
+      activate: () => Promise.resolve({ environments: { getActiveEnvironmentPath: () => ({ path: answers.python }) } }),
+    },
+};
+
 export const commands = {
   executeCommand(name: string) {
     said.commands.push(name);
@@ -58,8 +67,11 @@ export const commands = {
   },
 };
 
+export const DebugConsoleMode = { Separate: 0, MergeWithParent: 1 };
+
 export const debug = {
-  startDebugging(_folder: unknown, config: { target?: string }) {
+  startDebugging(_folder: unknown, config: { target?: string }, options: unknown) {
+    said.options = options;
     said.commands.push(`start ${config.target ?? ""}`);
     return Promise.resolve(true);
   },

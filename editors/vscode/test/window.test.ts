@@ -7,7 +7,8 @@ import { dirname, join } from "node:path";
 import { beforeEach, test } from "node:test";
 import type * as vscode from "vscode";
 import { Adapter } from "../src/adapter.ts";
-import { Configurations } from "../src/configurations.ts";
+import { startChild } from "../src/children.ts";
+import { blocks, Configurations } from "../src/configurations.ts";
 import { Picker } from "../src/picker.ts";
 import { tracker } from "../src/show.ts";
 import { answers, said } from "./vscode.ts";
@@ -51,6 +52,7 @@ beforeEach(() => {
   answers.choose = (rows) => rows[0];
   delete answers.button;
   delete answers.language;
+  delete answers.python;
 });
 
 test("an empty configuration becomes one for the open program, or a sentence", () => {
@@ -74,7 +76,37 @@ test("a missing target is picked, and the debugger handed over", async () => {
     target: "deployment/orders",
     debugger: { type: "go", program: dir, dlvToolPath: "/the/dlv" },
     __showsErrors: true,
+    __startsChildren: true,
   });
+});
+
+test("a block in another's configuration becomes ours, others stay as they are", async () => {
+  const other = { type: "go", request: "launch", name: "n", program: dir };
+  const provider = blocks(configurations(""));
+  const resolve = (config: vscode.DebugConfiguration) =>
+    provider.resolveDebugConfigurationWithSubstitutedVariables?.(folder, config) as Promise<unknown>;
+  assert.equal(await resolve(other), other);
+  assert.deepEqual(await resolve({ ...other, stepin: { target: "pod/x" } }), {
+    ...{ type: "stepin", request: "launch", name: "n", target: "pod/x" },
+    debugger: { type: "go", program: dir, dlvToolPath: "/the/dlv" },
+    __showsErrors: true,
+    __startsChildren: true,
+  });
+  assert.equal(await resolve({ ...other, type: "lldb", stepin: {} }), undefined);
+  assert.deepEqual(said.errors, [`stepin: stepin cannot debug what lldb debugs. Leave the key "stepin" out`]);
+});
+
+test("a Python program runs with the interpreter that is chosen, unless it names one", async () => {
+  answers.python = process.execPath;
+  const launch = { ...written, target: "pod/x", debugger: { type: "python", program: "x.py" } };
+  const python = async (debug: object) =>
+    ((await configurations("").resolveDebugConfigurationWithSubstitutedVariables(folder, { ...launch, debugger: debug }))?.["debugger"] as {
+      python?: string;
+    }).python;
+  assert.equal(await python(launch.debugger), process.execPath);
+  assert.equal(await python({ ...launch.debugger, python: "/mine" }), "/mine");
+  delete answers.python;
+  assert.equal(await python(launch.debugger), undefined);
 });
 
 test("all namespaces are a row away", async () => {
@@ -114,6 +146,24 @@ test("a target that is there is not asked for, nor one of stepin.yaml", async (t
   assert.ok(under && !("target" in under));
 });
 
+test("a child session's configuration is the adapter's own", async () => {
+  const child = { type: "stepin", request: "launch", name: "child", __pendingTargetId: "1", __stepin: { socket: "/s" } };
+  const resolved = await configurations("").resolveDebugConfigurationWithSubstitutedVariables(folder, child);
+  assert.deepEqual(resolved, { ...child, __startsChildren: true });
+});
+
+test("a child session is started in its parent's console, and ends with it", async () => {
+  const session = { type: "stepin", workspaceFolder: folder } as unknown as vscode.DebugSession;
+  const configuration = { type: "stepin", name: "child", target: "x" };
+  await startChild({ session, event: "stepin.startDebugging", body: { request: "attach", configuration } });
+  assert.deepEqual(said.commands, ["start x"]);
+  assert.deepEqual(said.options, {
+    ...{ parentSession: session, lifecycleManagedByParent: true, consoleMode: 1, compact: true },
+  });
+  await startChild({ session, event: "other", body: {} });
+  assert.equal(said.commands.length, 1);
+});
+
 test("a refused launch is shown with its buttons", async () => {
   answers.button = "Choose Another Target";
   const session = { configuration: { ...written, target: "deployment/order" } } as unknown as vscode.DebugSession;
@@ -125,7 +175,7 @@ test("a refused launch is shown with its buttons", async () => {
 });
 
 test("one adapter for all sessions, in a directory of its own, gone with the window", async () => {
-  const adapter = new Adapter({ path: () => stepin, cwd: dir, log: () => undefined });
+  const adapter = new Adapter({ path: () => stepin, cwd: dir, carried: () => ({ "js-debug": "/own/server.js" }), log: () => undefined });
   const [first, second] = await Promise.all([adapter.socket(), adapter.socket()]);
   assert.equal(first, second);
   assert.equal(statSync(dirname(first)).mode & 0o777, 0o700);
@@ -151,8 +201,8 @@ test("one adapter for all sessions, in a directory of its own, gone with the win
 
 test("an adapter that does not start says why, and can be tried again", async () => {
   const path = player(`console.error("stepin: no\\nhint: mend it"); process.exit(125)`);
-  const adapter = new Adapter({ path: () => path, cwd: dir, log: () => undefined });
+  const adapter = new Adapter({ path: () => path, cwd: dir, carried: () => ({}), log: () => undefined });
   await assert.rejects(adapter.socket(), { message: "no", hint: "mend it" });
-  const missing = new Adapter({ path: () => join(dir, "no-such"), cwd: dir, log: () => undefined });
+  const missing = new Adapter({ path: () => join(dir, "no-such"), cwd: dir, carried: () => ({}), log: () => undefined });
   await assert.rejects(missing.socket(), /cannot be run/);
 });
