@@ -58,10 +58,10 @@ func or(first, second string) string {
 
 func targetsCommand(version string) *cobra.Command {
 	var f clusterFlags
-	var all bool
+	var all, contexts bool
 	var output string
 	cmd := &cobra.Command{
-		Use:     "targets [-n NAMESPACE | -A] [-o json]",
+		Use:     "targets [-n NAMESPACE | -A | --contexts] [-o json]",
 		Short:   "List what can be a target",
 		Example: "  stepin targets -n shop\n  stepin targets -A -o json",
 		Args:    exactly(0),
@@ -71,6 +71,9 @@ func targetsCommand(version string) *cobra.Command {
 			}
 			if all && f.namespace != "" {
 				return fail.New(fail.ConfigValue, "leave out one of the two", "-A is all namespaces, -n %s is one", f.namespace)
+			}
+			if contexts {
+				return listContexts(cmd, f.kubeconfig, output)
 			}
 			c, err := f.open(cmd, version)
 			if err != nil {
@@ -90,8 +93,33 @@ func targetsCommand(version string) *cobra.Command {
 	}
 	f.add(cmd)
 	cmd.Flags().BoolVarP(&all, "all-namespaces", "A", false, "all namespaces")
+	cmd.Flags().BoolVar(&contexts, "contexts", false, "the kubeconfig's contexts instead; no cluster is asked")
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
 	return cmd
+}
+
+// listContexts prints what --context may be.
+func listContexts(cmd *cobra.Command, kubeconfig, output string) error {
+	all, err := kube.Contexts(kubeconfig)
+	if err != nil {
+		return err
+	}
+	if output == "json" {
+		return printJSON(cmd, all)
+	}
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "CONTEXT\tCLUSTER\tNAMESPACE\tCURRENT")
+	for _, c := range all {
+		current := ""
+		if c.Current {
+			current = "*"
+		}
+		fmt.Fprintln(w, cell(strings.Join([]string{c.Name, c.Cluster, or(c.Namespace, "default"), current}, "\t")))
+	}
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("cli: printing: %w", err)
+	}
+	return nil
 }
 
 // printTargets prints a table. What may not be listed goes to standard error.
