@@ -1,12 +1,15 @@
-// The target picker: it opens at once and fills when the cluster has answered.
+// The target picker: it opens at once and fills when the cluster has answered. Who is on the pods comes later still, since
+// that is asked of their agents.
 import * as vscode from "vscode";
 import type { Launch } from "./launch.ts";
 import { Failure, run } from "./stepin.ts";
-import { describe, detail, type Listing, parse, remembered, sorted, type Target, type Used } from "./targets.ts";
+import { type Context, describe, detail, type Listing, parse, remembered, type Session, sorted, type Target, type Used } from "./targets.ts";
+
+/** What a row leads to. */
+type Choice = { target: Target; container?: string } | "everywhere" | "contexts";
 
 interface Row extends vscode.QuickPickItem {
-  picked?: never;
-  choice?: Target | "everywhere";
+  choice: Choice;
 }
 
 const usedKey = "stepin.targets";
@@ -14,7 +17,19 @@ const usedKey = "stepin.targets";
 export interface Picked {
   target: string;
   namespace: string;
+  context?: string;
 }
+
+/** Where targets are looked for. */
+interface Where {
+  launch: Launch;
+  cwd: string;
+  everywhere: boolean;
+  /** Whether another namespace, or another cluster, may be chosen. */
+  free: boolean;
+}
+
+const containerButton = { iconPath: new vscode.ThemeIcon("package"), tooltip: "Choose the container" };
 
 export class Picker {
   readonly #memory: vscode.Memento;
@@ -26,20 +41,29 @@ export class Picker {
   }
 
   /**
-   * Asks which target; undefined: none. namespaces says whether one of another namespace may be picked.
+   * Asks which target; undefined: none. free says whether one of another namespace or context may be picked.
    * Rejects with stepin's own Failure where the cluster cannot be asked.
    */
-  async pick(launch: Launch, cwd: string, namespaces: boolean): Promise<Picked | undefined> {
-    let everywhere = false;
+  async pick(launch: Launch, cwd: string, free: boolean): Promise<Picked | undefined> {
+    const where: Where = { launch, cwd, everywhere: false, free };
     for (;;) {
-      const choice = await this.#ask(launch, cwd, everywhere, namespaces && !everywhere);
+      const choice = await this.#ask(where);
+      if (choice === undefined) return undefined;
       if (choice === "everywhere") {
-        everywhere = true;
-        continue;
+        where.everywhere = true;
+      } else if (choice === "contexts") {
+        const context = await this.#context(where);
+        if (context === undefined) return undefined;
+        const { namespace, ...rest } = where.launch; // of the other cluster
+        where.launch = { ...rest, context };
+        where.everywhere = false;
+      } else {
+        const { target, container } = choice;
+        await this.#memory.update(usedKey, remembered(this.#used(), target));
+        const { context } = where.launch;
+        const suffix = container ? `/container/${container}` : "";
+        return { target: target.target + suffix, namespace: target.namespace, ...(context ? { context } : {}) };
       }
-      if (!choice) return undefined;
-      await this.#memory.update(usedKey, remembered(this.#used(), choice));
-      return { target: choice.target, namespace: choice.namespace };
     }
   }
 
@@ -47,57 +71,107 @@ export class Picker {
     return this.#memory.get<Used[]>(usedKey, []);
   }
 
-  #ask(launch: Launch, cwd: string, everywhere: boolean, offerMore: boolean): Promise<Row["choice"]> {
+  #ask(where: Where): Promise<Choice | undefined> {
     const box = vscode.window.createQuickPick<Row>();
     box.title = "stepin: whose place does the program take?";
     box.placeholder = "Asking the cluster …";
-    box.matchOnDetail = true;
+    box.matchOnDetail = box.matchOnDescription = true;
+    box.keepScrollPosition = true; // when it is known who is on the pods
     box.busy = true;
     box.ignoreFocusOut = true; // the cluster may take a second, and the user looks at something meanwhile
     const stop = new AbortController();
-    return new Promise<Row["choice"]>((resolve, reject) => {
+    return new Promise<Choice | undefined>((resolve, reject) => {
+      let chooses = false; // a container, in a list of its own
       box.onDidAccept(() => {
-        const row = box.selectedItems[0];
-        if (row?.choice) resolve(row.choice);
+        resolve(box.selectedItems[0]?.choice);
       });
       box.onDidHide(() => {
-        resolve(undefined);
+        if (!chooses) resolve(undefined);
+      });
+      box.onDidTriggerItemButton(({ item }) => {
+        if (typeof item.choice === "string") return;
+        chooses = true;
+        chooseContainer(item.choice.target).then(resolve, reject);
       });
       box.show();
-      this.#list(launch, cwd, everywhere, stop.signal).then((listing) => {
-        box.items = rows(listing, this.#used(), everywhere, offerMore);
-        box.placeholder = placeholder(listing);
-        box.busy = false;
-      }, reject);
+      this.#fill(box, where, stop.signal).catch(reject);
     }).finally(() => {
       stop.abort();
       box.dispose();
     });
   }
 
-  async #list(launch: Launch, cwd: string, everywhere: boolean, signal: AbortSignal): Promise<Listing> {
-    const args = ["targets", "-o", "json"];
-    if (everywhere) args.push("-A");
-    else if (launch.namespace) args.push("-n", launch.namespace);
-    if (launch.context) args.push("--context", launch.context);
-    if (launch.kubeconfig) args.push("--kubeconfig", launch.kubeconfig);
-    const text = await run(this.#path(), args, { cwd, signal });
+  /** Fills the list, and once more when it is known who is on the pods. */
+  async #fill(box: vscode.QuickPick<Row>, where: Where, signal: AbortSignal): Promise<void> {
+    const listing = await this.#list(where, signal);
+    box.items = rows(listing, [], this.#used(), where);
+    box.placeholder = placeholder(listing);
+    if (listing.items.length > 0) {
+      const sessions = await this.#sessions(where, signal).catch(() => []); // the list is as good without
+      signal.throwIfAborted();
+      const active = box.activeItems[0];
+      if (sessions.length > 0) {
+        box.items = rows(listing, sessions, this.#used(), where);
+        box.activeItems = box.items.filter((row) => row.label === active?.label && row.detail === active.detail);
+      }
+    }
+    box.busy = false;
+  }
+
+  async #list(where: Where, signal: AbortSignal): Promise<Listing> {
+    const text = await run(this.#path(), ["targets", "-o", "json", ...flags(where)], { cwd: where.cwd, signal });
     try {
       return parse(text);
     } catch {
       throw new Failure("stepin targets said what this extension does not understand", "stepin.path names another version");
     }
   }
+
+  async #sessions(where: Where, signal: AbortSignal): Promise<Session[]> {
+    const text = await run(this.#path(), ["sessions", "list", "-o", "json", ...flags(where)], { cwd: where.cwd, signal });
+    return JSON.parse(text) as Session[];
+  }
+
+  async #context({ launch, cwd }: Where): Promise<string | undefined> {
+    const kubeconfig = launch.kubeconfig ? ["--kubeconfig", launch.kubeconfig] : [];
+    const text = await run(this.#path(), ["targets", "--contexts", "-o", "json", ...kubeconfig], { cwd });
+    const contexts = JSON.parse(text) as Context[];
+    const items = contexts.map((c) => ({
+      label: c.name,
+      description: [c.current ? "current" : "", c.cluster === c.name ? "" : c.cluster, c.namespace ?? ""].filter(Boolean).join(" · "),
+    }));
+    const title = "stepin: in which cluster?";
+    return (await vscode.window.showQuickPick(items, { title, placeHolder: "The kubeconfig's contexts", ignoreFocusOut: true }))?.label;
+  }
 }
 
-function rows(listing: Listing, used: Used[], everywhere: boolean, offerMore: boolean): Row[] {
-  const list: Row[] = sorted(listing.items, used).map((t) => ({
-    label: t.target,
-    description: describe(t),
-    detail: detail(t, everywhere),
-    choice: t,
+function flags({ launch, everywhere }: Where): string[] {
+  const list: string[] = [];
+  if (everywhere) list.push("-A");
+  else if (launch.namespace) list.push("-n", launch.namespace);
+  if (launch.context) list.push("--context", launch.context);
+  if (launch.kubeconfig) list.push("--kubeconfig", launch.kubeconfig);
+  return list;
+}
+
+async function chooseContainer(target: Target): Promise<Choice | undefined> {
+  const items = (target.containers ?? []).map((label) => ({ label, description: label === target.default ? "default" : "" }));
+  const title = `stepin: which container of ${target.target}?`;
+  const chosen = await vscode.window.showQuickPick(items, { title, ignoreFocusOut: true });
+  return chosen && { target, container: chosen.label };
+}
+
+function rows(listing: Listing, sessions: Session[], used: Used[], where: Where): Row[] {
+  const list: Row[] = sorted(listing.items, used).map((target) => ({
+    label: target.target,
+    description: describe(target, sessions),
+    detail: detail(target, where.everywhere),
+    choice: { target },
+    ...((target.containers ?? []).length > 1 ? { buttons: [containerButton] } : {}),
   }));
-  if (offerMore) list.push({ label: "$(list-tree) All namespaces …", alwaysShow: true, choice: "everywhere" });
+  if (!where.free) return list;
+  if (!where.everywhere) list.push({ label: "$(list-tree) All namespaces …", alwaysShow: true, choice: "everywhere" });
+  list.push({ label: "$(server-environment) Another context …", alwaysShow: true, choice: "contexts" });
   return list;
 }
 

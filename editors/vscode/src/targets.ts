@@ -17,6 +17,24 @@ export interface Listing {
   missing?: string[];
 }
 
+/** What `stepin targets --contexts -o json` says of one. */
+export interface Context {
+  name: string;
+  cluster: string;
+  namespace?: string;
+  current?: boolean;
+}
+
+/** What `stepin sessions -o json` says of one on one pod, as far as it is shown. */
+export interface Session {
+  namespace?: string;
+  target?: string; // the pod's workload
+  pod?: string;
+  who: string; // "" where the agent does not tell
+  ports: { network: string; port: number }[] | null;
+  mode?: string;
+}
+
 /** A target that was picked before. */
 export interface Used {
   namespace: string;
@@ -50,10 +68,19 @@ function same(a: Used, b: Used): boolean {
   return a.namespace === b.namespace && a.target === b.target;
 }
 
-/** What stands behind a target's name: how many pods, and why it cannot be one. */
-export function describe(t: Target): string {
-  const note = t.note ? ` · ${t.note}` : "";
-  return `${t.ready}/${t.of} ready${note}`;
+/** What stands behind a target's name: how many pods, why it cannot be one, and who is on them. */
+export function describe(t: Target, sessions: Session[] = []): string {
+  return [`${t.ready}/${t.of} ready`, t.note ?? "", ...whoIsOn(t, sessions)].filter(Boolean).join(" · ");
+}
+
+/** A phrase for each session on a target's pods; one that is on several is said once. */
+function whoIsOn(t: Target, sessions: Session[]): string[] {
+  const on = sessions.filter((s) => s.namespace === t.namespace && (s.target === t.target || `pod/${s.pod ?? ""}` === t.target));
+  const phrases = on.map(({ who, mode, ports }) => {
+    const which = (ports ?? []).map((p) => (p.network === "tcp" ? `${p.port}` : `${p.port}/${p.network}`)).join(", ");
+    return [who || "somebody", mode ?? "", which].filter(Boolean).join(" ");
+  });
+  return [...new Set(phrases)];
 }
 
 /** The second line: where it is, and its containers where there are several. */

@@ -1,5 +1,10 @@
 // As much of VS Code as the tests need: what it is told is kept in `said`, what it answers is set in `answers`.
 
+interface Shown {
+  label: string;
+  description?: string;
+}
+
 export const said: { errors: string[]; commands: string[]; sent: string[]; options?: unknown } = { errors: [], commands: [], sent: [] };
 
 export const answers: {
@@ -9,8 +14,10 @@ export const answers: {
   python?: string;
   /** The button to press. */
   button?: string;
-  /** Chooses a row of a quick pick, or none. */
-  choose: (rows: { label: string }[]) => { label: string } | undefined;
+  /** Chooses a row of a quick pick, or none; null waits for other rows. */
+  choose: (rows: Shown[]) => Shown | undefined | null;
+  /** The row's own button is pressed instead. */
+  rowButton?: boolean;
 } = { settings: {}, choose: (rows) => rows[0] };
 
 export const window = {
@@ -23,17 +30,30 @@ export const window = {
   },
   createTerminal: () => ({ show: () => undefined, sendText: (text: string) => said.sent.push(text) }),
   createQuickPick: () => new QuickPick(),
+  showQuickPick: (rows: Shown[]) => Promise.resolve(answers.choose(rows) ?? undefined),
 };
 
+export class ThemeIcon {
+  readonly id: string;
+  constructor(id: string) {
+    this.id = id;
+  }
+}
+
 class QuickPick {
-  selectedItems: { label: string }[] = [];
+  selectedItems: Shown[] = [];
+  activeItems: Shown[] = [];
   #accept = () => undefined as unknown;
   #hide = () => undefined as unknown;
+  #button: (e: { item: Shown }) => void = () => undefined;
   onDidAccept(f: () => void) {
     this.#accept = f;
   }
   onDidHide(f: () => void) {
     this.#hide = f;
+  }
+  onDidTriggerItemButton(f: (e: { item: Shown }) => void) {
+    this.#button = f;
   }
   show() {
     return undefined;
@@ -41,10 +61,15 @@ class QuickPick {
   dispose() {
     return undefined;
   }
-  set items(rows: { label: string }[]) {
+  get items(): Shown[] {
+    return [];
+  }
+  set items(rows: Shown[]) {
     const row = answers.choose(rows);
+    if (row === null) return;
     this.selectedItems = row ? [row] : [];
-    if (row) this.#accept();
+    if (row && answers.rowButton) this.#button({ item: row });
+    else if (row) this.#accept();
     else this.#hide();
   }
 }

@@ -53,6 +53,7 @@ beforeEach(() => {
   delete answers.button;
   delete answers.language;
   delete answers.python;
+  delete answers.rowButton;
 });
 
 test("an empty configuration becomes one for the open program, or a sentence", () => {
@@ -113,6 +114,33 @@ test("all namespaces are a row away", async () => {
   const path = player(`console.log(process.argv.includes("-A") ? ${JSON.stringify(JSON.stringify(listing))} : '{"items":[]}')`);
   const got = await configurations(path).resolveDebugConfigurationWithSubstitutedVariables(folder, written);
   assert.equal(got?.["namespace"], "shop");
+});
+
+test("another context is a row away, too", async () => {
+  const path = player(`const args = process.argv.slice(2).join(" ");
+    if (args === "targets --contexts -o json") console.log('[{"name":"far","cluster":"f"}]');
+    else if (args === "targets -o json --context far") console.log(${JSON.stringify(JSON.stringify(listing))});
+    else console.log('{"items":[]}')`);
+  answers.choose = (rows) => rows.find((r) => ["far", "deployment/orders"].includes(r.label)) ?? rows.at(-1);
+  const got = await configurations(path).resolveDebugConfigurationWithSubstitutedVariables(folder, { ...written, namespace: "near" });
+  assert.deepEqual([got?.["context"], got?.["namespace"], got?.["target"]], ["far", "shop", "deployment/orders"]);
+});
+
+test("a container is a button away", async () => {
+  const several = { items: [{ ...listing.items[0], containers: ["app", "mesh"], default: "app" }] };
+  const path = player(`console.log(${JSON.stringify(JSON.stringify(several))})`);
+  answers.rowButton = true;
+  answers.choose = (rows) => rows.find((r) => ["mesh", "deployment/orders"].includes(r.label));
+  const got = await configurations(path).resolveDebugConfigurationWithSubstitutedVariables(folder, written);
+  assert.equal(got?.["target"], "deployment/orders/container/mesh");
+});
+
+test("who is on the pods comes after the list", async () => {
+  const sessions = [{ namespace: "shop", target: "deployment/orders", pod: "orders-1", who: "ann@desk", ports: [{ network: "tcp", port: 8080 }], mode: "steal" }];
+  const path = player(`console.log(process.argv[2] === "sessions" ? ${JSON.stringify(JSON.stringify(sessions))} : ${JSON.stringify(JSON.stringify(listing))})`);
+  answers.choose = (rows) => rows.find((r) => r.description === "1/1 ready · ann@desk steal 8080") ?? null;
+  const got = await configurations(path).resolveDebugConfigurationWithSubstitutedVariables(folder, written);
+  assert.equal(got?.["target"], "deployment/orders");
 });
 
 test("no pick, no start, and nothing is said", async () => {
