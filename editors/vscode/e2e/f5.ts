@@ -1,5 +1,5 @@
-// The gesture itself: a breakpoint, F5, a request to the pod that stops at it, its variables, continue, the caller's
-// answer, stop.
+// The gesture itself: a breakpoint, F5, a request to the pod that stops at it, its variables, a step, continue, the
+// caller's answer, stop.
 import assert from "node:assert/strict";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -63,6 +63,11 @@ export async function finish(w: Workbench, g: Gesture, { answer }: Asked): Promi
   if (stolen) {
     const still = Symbol("the caller has no answer");
     assert.equal(await Promise.race([answer, Promise.resolve(still)]), still);
+    // Only here: a copy's program may be stopped by the next copy instead.
+    const line = await w.paused();
+    await w.press("F10");
+    await until("the next line", async () => (await w.paused()) === line + 1);
+    w.tell("stepped");
     await w.press("F5");
   }
   assert.match(await answer, g.answered);
