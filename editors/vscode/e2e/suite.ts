@@ -87,12 +87,10 @@ export function suite(s: Suite): void {
     for (const mode of ["steal", "mirror"] as const) {
       tried(`${language}, ${mode}`, async () => {
         const g = gesture(language, mode);
-        if (language === "go" && mode === "steal") {
-          g.then = () => restarted(w, g);
-          if (s.pick) {
-            Object.assign(g.launch, { target: "pick" });
-            g.between = () => w.pick(s.pick ?? "");
-          }
+        if (mode === "steal") g.then = () => restarted(w, g);
+        if (language === "go" && mode === "steal" && s.pick) {
+          Object.assign(g.launch, { target: "pick" });
+          g.between = () => w.pick(s.pick ?? "");
         }
         await finish(w, g, await pausedAt(w, g));
       });
@@ -127,8 +125,8 @@ function desk(): string {
 
 /** Edits the program and has it restarted, the session and its agent staying. */
 async function restarted(w: Workbench, g: Gesture): Promise<void> {
-  const file = join(g.folder, programs.go);
-  writeFileSync(file, readFileSync(file, "utf8").replace('"desk"', '"tidy desk"'));
+  const file = join(g.folder, g.file);
+  writeFileSync(file, readFileSync(file, "utf8").replace(/("|on your )desk/, "$1tidy desk"));
   await w.press("Control+Shift+F5");
   await askOn(w, g.ask, /on your tidy desk/);
   w.tell("restarted after an edit");
