@@ -117,6 +117,7 @@ type live struct {
 	program  string     // what the present one debugs
 	closing  sync.Once
 	closed   chan struct{}
+	arrival  arrival
 }
 
 // close ends the session and removes what the build left; it may be called often and returns when all is through.

@@ -18,6 +18,7 @@ func (r *run) serve() {
 		r.c.log.Debug("reading from the real debugger", "error", err)
 	}
 	r.link.close()
+	r.session.arrival.settle()
 	r.outs.drain()
 	r.closeRelays()
 	r.lost()
@@ -139,6 +140,7 @@ func (r *run) onEvent(m *Message) {
 			return
 		}
 	case "exited", "terminated":
+		r.session.arrival.settle()
 		r.outs.drain()
 		r.c.setPaused(r, false)
 		r.c.onEnd(r, m)
@@ -176,6 +178,7 @@ func (r *run) onProcess(m *Message) {
 	if err != nil {
 		return
 	}
+	r.begun()
 	r.mu.Lock()
 	first := len(r.debuggees) == 0
 	if len(r.debuggees) < maxChildren {
@@ -258,6 +261,7 @@ func (r *run) prepareReverse(m *Message) error {
 	case r.way == Dials, r.c.isChild(): // Delve has no children; a child is as its parent has left it
 		return nil
 	case m.Command == "startDebugging":
+		r.begun()
 		return r.adopt(m)
 	case m.Command == "runInTerminal":
 		return r.cleanTerminal(m)

@@ -49,6 +49,7 @@ type place struct {
 	paused []bool
 	closed int
 	err    error
+	astray func(context.Context) error // what Arrived says; nil: that all is well
 }
 
 func newPlace(t *testing.T) *place {
@@ -72,6 +73,12 @@ func (p *place) PodEnviron(launch map[string]*string) map[string]*string {
 func (p *place) Dir() string           { return p.dir }
 func (p *place) Done() <-chan struct{} { return p.done }
 func (p *place) Err() error            { return p.err }
+func (p *place) Arrived(ctx context.Context) error {
+	if p.astray == nil {
+		return nil
+	}
+	return p.astray(ctx)
+}
 func (p *place) SetPaused(paused bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

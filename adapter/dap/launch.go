@@ -161,11 +161,18 @@ func (c *conversation) await(ctx context.Context, m *Message, op *operation, s *
 		r.end(nil)
 		return errAnswered
 	}
+	if d := s.debugger; d != nil && d.Console() == InternalConsole { // a terminal may take its time
+		r.begun()
+	}
 	return nil
 }
 
-// why is the session's own end where that took the real debugger with it, else err.
+// why is the session's own end where that took the real debugger with it, or that the debuggee is not where it should be;
+// else err.
 func (l *live) why(err error) error {
+	if astray := l.arrival.astray(); astray != nil {
+		return astray
+	}
 	select {
 	case <-l.runner.Done():
 		if own := l.runner.Err(); own != nil {

@@ -288,6 +288,40 @@ func TestLost(t *testing.T) {
 	}
 }
 
+// TestAstray: a debuggee that is not where it should be is ended, and that is said before the editor hears that it is over.
+func TestAstray(t *testing.T) {
+	for what, waits := range map[string]bool{"runs": false, "has ended": true} {
+		t.Run(what, func(t *testing.T) {
+			dir, asked := program(t, map[bool]string{true: "hello", false: "service"}[waits]), make(chan struct{})
+			begun := make(chan struct{})
+			a := startAdapter(t, dir)
+			a.place.astray = func(ctx context.Context) error {
+				close(asked) // a second question would panic
+				if waits {
+					<-ctx.Done()
+				} else {
+					<-begun
+				}
+				return fail.New(fail.PreloadForbidden, "another way", "it is not there")
+			}
+			begin(t, a.Client, launchArgs(map[string]any{"program": "."}))
+			close(begun)
+			<-asked
+			event(t, a.Client, "terminated")
+			if got := a.Output("stderr"); !strings.Contains(got, "stepin: it is not there\nhint: another way\n") {
+				t.Errorf("the user reads %q", got)
+			}
+			must(t, a.Client, "disconnect", nil)
+			<-a.ended
+			for _, pid := range debuggees(a) {
+				if alive(pid) {
+					t.Error("the debuggee lives on")
+				}
+			}
+		})
+	}
+}
+
 // alive is false for a process that has ended, reaped or not: nobody need be there to reap an orphan.
 // One that was killed gets a second to be gone.
 func alive(pid int) bool {

@@ -16,6 +16,9 @@ type Runner interface {
 	PodEnviron(launch map[string]*string) map[string]*string
 	// Dir is a private directory (0700) that both sides see under the same path. It is removed with the session.
 	Dir() string
+	// Arrived waits, some seconds at most, until what has begun is known to be in the session's place; an error says that it is
+	// not, or was not when ctx ended.
+	Arrived(ctx context.Context) error
 	// SetPaused says that the debuggee stands at a breakpoint. It does not wait.
 	SetPaused(paused bool)
 	// Done is closed when the session has ended by itself; Err says why.
@@ -28,6 +31,7 @@ type Runner interface {
 // Hints tell the session what it is for.
 type Hints struct {
 	Program   string // absolute path of what will be run, or of its sources; "" if unknown
+	Runtime   string // absolute path of what is executed to run it (npm, a script); "": Program itself
 	Debugger  string // absolute path of the real debugger; "" if unknown
 	Cwd       string // absolute working directory of the debuggee; "" if unknown
 	Workspace string // the folder that holds the sources: it stays the developer's own

@@ -116,14 +116,18 @@ const Name = "js-debug"
 // Name is js-debug.
 func (d *Debugger) Name() string { return Name }
 
-// Hints are the runtime, which is what will run, js-debug's folder, whose bootloader the debuggee loads, the debuggee's
+// Hints are the Node that will run, the runtime that leads to it, js-debug's folder, whose bootloader the debuggee loads, the debuggee's
 // working directory and the workspace.
 func (d *Debugger) Hints() dap.Hints {
 	program := d.runtime
 	if !filepath.IsAbs(program) || !isNode(program) {
 		program = d.node // what npm and its like start
 	}
-	return dap.Hints{Program: program, Debugger: filepath.Dir(d.server), Cwd: d.cwd, Workspace: d.workspace()}
+	runtime := d.runtime
+	if !filepath.IsAbs(runtime) {
+		runtime = "" // js-debug's to find
+	}
+	return dap.Hints{Program: program, Runtime: runtime, Debugger: filepath.Dir(d.server), Cwd: d.cwd, Workspace: d.workspace()}
 }
 
 func (d *Debugger) workspace() string {

@@ -91,7 +91,7 @@ type refusal struct {
 func (b *bench) launch(t *testing.T, dir string, environ []string, arguments map[string]any) (refusal, *adapter) {
 	t.Helper()
 	a := dapIn(t, dir, environ)
-	a.must("initialize", map[string]any{"adapterID": "stepin"}, nil)
+	a.must("initialize", map[string]any{"adapterID": "stepin", "supportsStartDebuggingRequest": true}, nil)
 	m, err := a.Do(limit(t), "launch", arguments)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, a.stderr.String())
@@ -177,7 +177,7 @@ func TestBadInput(t *testing.T) {
 	}{
 		{"debugger and program", badProgram}, {"configuration", badConfiguration}, {"target", badTarget}, {"not yet", notYet},
 		{"devices", badDevices}, {"no user namespaces", noUserNamespaces}, {"editor's keys", editorsKeys},
-		{"ends", ends}, {"odd", odd},
+		{"ends", ends}, {"odd", odd}, {"scripts", badScripts}, {"preload", badPreload},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			part.test(t, b)

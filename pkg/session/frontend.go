@@ -18,6 +18,8 @@ type frontEnd interface {
 	// run there is a fail.Error.
 	Wrap(argv []string) []string
 	Begin(cmd *exec.Cmd) error
+	// Arrived is the session's: for what others than Begin have begun.
+	Arrived(ctx context.Context) error
 	// Environ adds what the front end needs to the debuggee's environment. Never to a real debugger's.
 	Environ(env []string) []string
 

@@ -165,26 +165,47 @@ func (f *preloaded) Begin(cmd *exec.Cmd) error {
 		errors.As(err, &no)
 		return notRun(program, no == syscall.ENOENT, no, err.Error())
 	}
-	gone := make(chan struct{})
+	running, over := context.WithCancel(context.Background())
 	go func() {
-		defer close(gone)
+		defer over()
 		awaitEnd(cmd.Process.Pid)
 	}()
+	if f.greeted(running) {
+		return nil
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait() // its status tells nothing that is not said here
+	return unloaded(program, "would have run")
+}
+
+// Arrived waits likewise where a real debugger has started it.
+func (f *preloaded) Arrived(ctx context.Context) error {
+	if f.greeted(ctx) {
+		return nil
+	}
+	program, _ := f.s.inspect()
+	return unloaded(program.Path, "runs")
+}
+
+// greeted waits for the library's greeting until ctx ends or greetTime is over.
+func (f *preloaded) greeted(ctx context.Context) bool {
 	select {
 	case <-f.First():
-		return nil
-	case <-gone:
+		return true
+	case <-ctx.Done():
 	case <-time.After(greetTime):
 	}
 	select {
 	case <-f.First():
-		return nil
+		return true
 	default:
+		return false
 	}
-	_ = cmd.Process.Kill()
-	_ = cmd.Wait() // its status tells nothing that is not said here
+}
+
+func unloaded(program, runs string) error {
 	return fail.New(fail.PreloadForbidden, `write "frontEnd": "namespaces", or leave it out`,
-		"%s does not load stepin's library, and would have run on this machine instead of in the pod's place", program)
+		"%s does not load stepin's library, and %s on this machine instead of in the pod's place", program, runs)
 }
 
 // awaitEnd waits for a process's end without reaping it (pidfd_open(2)).

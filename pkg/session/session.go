@@ -68,7 +68,7 @@ type Options struct {
 // Place says where the debuggee will run; what is there stays the host's.
 type Place struct {
 	Program   string   // absolute, "" where unknown
-	Runtime   string   // absolute path of the interpreter that runs Program, "" where it runs by itself
+	Runtime   string   // absolute path of what is executed to run Program, "" where that is executed itself
 	Debugger  string   // absolute, "" where there is none
 	Workdir   string   // absolute
 	Workspace string   // absolute, "" where unknown
@@ -502,6 +502,10 @@ func (s *Session) Wrap(argv []string) []string { return s.front.Wrap(argv) }
 // Begin starts a command in the pod's place; its path and arguments are as seen there. A program that cannot be run there
 // is an error, not a status.
 func (s *Session) Begin(cmd *exec.Cmd) error { return s.front.Begin(cmd) }
+
+// Arrived waits, some seconds at most, until a debuggee that a real debugger has begun is known to be in the pod's place. An
+// error says that it is not, or was not when ctx ended.
+func (s *Session) Arrived(ctx context.Context) error { return s.front.Arrived(ctx) }
 
 // SetPaused says that the debuggee stands at a breakpoint; all its agents are told. It does not wait.
 func (s *Session) SetPaused(paused bool) {
