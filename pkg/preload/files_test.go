@@ -262,6 +262,8 @@ func TestScripts(t *testing.T) {
 			}
 			// The session must look at what is executed: a program that the library cannot serve would be out of the pod's place.
 			want := map[uint16]string{PathTranslate: "/app/tool", PathFetch: "/proc/self/fd/"}[action]
+			p.mu.Lock()
+			defer p.mu.Unlock()
 			if !slices.ContainsFunc(p.executed, func(program string) bool { return strings.Contains(program, want) }) {
 				t.Errorf("not asked about: %q", p.executed)
 			}
