@@ -46,6 +46,13 @@ static int wait_writable(int fd, enum way way, int epoll, int ms)
 	}
 }
 
+static int connected(int fd)
+{
+	struct sockaddr_storage peer;
+	socklen_t n = sizeof peer;
+	return getpeername(fd, (struct sockaddr *)&peer, &n) == 0;
+}
+
 /* dial connects and returns the errno that it ends with, 0, or -1 for no answer. */
 static int dial(int fd, enum way way, const struct sockaddr_storage *to, socklen_t n, int ms)
 {
@@ -62,9 +69,13 @@ static int dial(int fd, enum way way, const struct sockaddr_storage *to, socklen
 		error = errno;
 		if (error == EINPROGRESS) {
 			socklen_t size = sizeof error;
-			error = -1;
-			if (wait_writable(fd, way, epoll, ms) > 0)
-				getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
+			/* Of an ICMP message the kernel wakes us before it has set the error (tcp_v4_err since Linux 5.15: first the
+			   error queue): a socket without error and without a peer is still connecting. */
+			do {
+				error = -1;
+				if (wait_writable(fd, way, epoll, ms) > 0)
+					getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
+			} while (!error && !connected(fd));
 		}
 	}
 	close(epoll);
