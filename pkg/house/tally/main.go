@@ -16,12 +16,16 @@ import (
 
 func main() {
 	counts := flag.String("counts", "", "file to add the line \"PASSED FAILED SKIPPED\" to")
+	failed := flag.String("failed", "", "file to leave the names of the failed tests in, one a line")
 	flag.Parse()
 	t := newTally(os.Stdout)
 	err := t.read(os.Stdin)
 	if *counts != "" {
 		line := fmt.Sprintf("%d %d %d\n", t.passed, t.failed, t.skipped)
 		err = errors.Join(err, add(*counts, line))
+	}
+	if *failed != "" {
+		err = errors.Join(err, os.WriteFile(*failed, []byte(strings.Join(t.names, "")), 0o600))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "tally:", err)
@@ -52,6 +56,7 @@ type event struct {
 // test (it does not build, its process died) counts as one failure.
 type tally struct {
 	passed, failed, skipped int
+	names                   []string // of the tests that failed, each a line; a package without such a test has none
 
 	out    io.Writer
 	open   map[string]bool     // packages that have begun and not ended
@@ -133,6 +138,7 @@ func (t *tally) endTest(e event, key string) {
 	case "fail":
 		if top {
 			t.failed++
+			t.names = append(t.names, e.Test+"\n")
 		}
 		t.broken[e.Package] = true
 		t.show(key)

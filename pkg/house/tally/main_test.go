@@ -57,6 +57,9 @@ func TestRead(t *testing.T) {
 			c := newTally(&out)
 			err := c.read(bytes.NewReader(events(t, test.source)))
 			text := out.String()
+			if test.name == "fail" && strings.Join(c.names, "") != "TestA\n" || test.name == "pass and skip" && len(c.names) != 0 {
+				t.Errorf("names of what failed: %q", c.names)
+			}
 			if c.passed != test.passed || c.failed != test.failed || c.skipped != test.skipped {
 				t.Errorf("%d %d %d, want %d %d %d", c.passed, c.failed, c.skipped, test.passed, test.failed, test.skipped)
 			}
