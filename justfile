@@ -54,6 +54,12 @@ cluster-down:
 cluster-image *archives:
     @.ci/cluster image {{ archives }}
 
+# whether one runs
+[private]
+[no-exit-message]
+cluster-running:
+    @.ci/cluster running
+
 # print where the cluster's kubeconfig is
 [no-exit-message]
 cluster-kubeconfig:
@@ -74,7 +80,7 @@ bench *arguments: build
 vscode arch="": (build arch)
     @.ci/vscode {{ arch }}
 
-# F5 in a real VS Code in a real browser: in the demo's pod, and in the cluster that $KUBECONFIG names or that runs
+# F5 in a real VS Code in a real browser: in the demo's pod, and in a cluster, as `e2e` finds one (`e2e-vscode --test-name-pattern=go`)
 [no-exit-message]
 e2e-vscode *arguments: vscode
     @.ci/e2e-vscode {{ arguments }}

@@ -45,3 +45,63 @@ preload_library() {
 	[[ $libc != glibc ]] || libraries+=('-Wl,--no-as-needed' -l:libdl.so.2)
 	"$cc" "${flags[@]}" "$@" -o "$out" preload/*.c "${libraries[@]}"
 }
+
+# beside LOG COMMAND...: runs it in the background, in a process group of its own, which does not outlive the script.
+beside=
+beside() {
+	local log=$1
+	shift
+	set -m
+	"$@" >"$log" 2>&1 </dev/null &
+	set +m
+	beside=$!
+	ending
+}
+
+# joined LOG: waits for what runs beside, shows what it has said and takes its status.
+joined() {
+	local status=0
+	wait "$beside" || status=$?
+	beside=
+	cat "$1"
+	return "$status"
+}
+
+# a_cluster sets KUBECONFIG: to what it names already, else to the cluster that runs, else to one for the time being, which
+# ends with the script.
+cluster_started=
+a_cluster() {
+	[[ -z ${KUBECONFIG:-} ]] || return 0
+	if ! .ci/cluster running 2>/dev/null; then
+		cluster_started=yes
+		ending
+		step 'a cluster' .ci/cluster up
+	fi
+	KUBECONFIG=$(.ci/cluster kubeconfig)
+	export KUBECONFIG
+}
+
+# ending sees to it that what a script has started ends with it, in the opposite order.
+ending() {
+	trap '[[ -z $beside ]] || kill -- "-$beside" 2>/dev/null || true; [[ -z $cluster_started ]] || .ci/cluster down' EXIT
+	trap 'exit 130' INT
+	trap 'exit 143' TERM
+}
+
+# node_rows TAP COMMAND...: `node` with node:test's results in words, and as TAP in that file. They count as those of go test.
+node_rows() {
+	local tap=$1 status=0
+	shift
+	rm -f "$tap"
+	node --test-reporter=spec --test-reporter-destination=stdout --test-reporter=tap --test-reporter-destination="$tap" "$@" ||
+		status=$?
+	count_rows "$tap"
+	return "$status"
+}
+
+# count_rows TAP adds what its last lines say to the tally's file, where there is one.
+count_rows() {
+	[[ -z ${STEPIN_TALLY:-} || ! -e $1 ]] || awk '
+		/^# (pass|fail|cancelled|skipped|todo) [0-9]+$/ { n[$2] = $3 }
+		END { print n["pass"] + 0, n["fail"] + n["cancelled"], n["skipped"] + n["todo"] }' "$1" >>"$STEPIN_TALLY"
+}

@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -20,7 +21,8 @@ import (
 const editorTime = 9 * time.Minute
 
 // TestVSCode, which `./just e2e-vscode` builds and runs, is the gesture itself: F5 in a real VS Code in a real browser, with the
-// packed extension. What the user does and sees is in editors/vscode/e2e; the pods and their caller are made here.
+// packed extension. What the user does and sees is in editors/vscode/e2e; the pods and their caller are made here. Arguments
+// after -args -- are node's, such as --test-name-pattern=go.
 func TestVSCode(t *testing.T) {
 	root, err := Root()
 	if err != nil {
@@ -55,7 +57,16 @@ func TestVSCode(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), editorTime)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(root, ".tools/node/bin/node"), "editors/vscode/e2e/cluster.ts", string(told))
+	kept := filepath.Join(root, ".tools/build/e2e-vscode")
+	if err := os.MkdirAll(kept, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{
+		"--test-reporter=spec", "--test-reporter-destination=stdout",
+		"--test-reporter=tap", "--test-reporter-destination=" + filepath.Join(kept, "cluster.tap"),
+	}
+	args = append(append(args, flag.Args()...), "editors/vscode/e2e/cluster.ts", string(told))
+	cmd := exec.CommandContext(ctx, filepath.Join(root, ".tools/node/bin/node"), args...)
 	cmd.Dir = root
 	cmd.Env = append(append(os.Environ(), WithDelve(t)...), "KUBECONFIG="+c.Kubeconfig, "CGO_ENABLED=0")
 	out, err := cmd.CombinedOutput()

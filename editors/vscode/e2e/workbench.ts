@@ -168,7 +168,7 @@ function serve(name: string, home: string, port: number, env: NodeJS.ProcessEnv)
   const dirs = ["--user-data-dir", join(home, "data"), "--extensions-dir", join(home, "extensions")];
   // VSCODE_CLI keeps PATH for the extensions; else it is read anew from a login shell.
   const environment = { ...process.env, ...env, ...goCaches(), HOME: home, VSCODE_CLI: "1" };
-  for (const vsix of [join(root, `bin/stepin-${platform}.vsix`), standins()])
+  for (const vsix of [join(root, `bin/stepin-${platform}.vsix`), standins(home)])
     execFileSync(process.execPath, [codeServer, ...dirs, "--install-extension", vsix, "--force"], {
       env: environment,
       stdio: "ignore",
@@ -180,9 +180,9 @@ function serve(name: string, home: string, port: number, env: NodeJS.ProcessEnv)
   return spawn(process.execPath, [codeServer, ...flags, ...dirs], { env: environment, stdio: ["ignore", log, log] });
 }
 
-/** Packs the stand-ins for extensions that no registry has, and returns the package's path. */
-function standins(): string {
-  const vsix = join(kept, "standins.vsix");
+/** Packs the stand-ins for extensions that no registry has into a folder, and returns the package's path. */
+function standins(folder: string): string {
+  const vsix = join(folder, "standins.vsix");
   const vsce = createRequire(import.meta.url).resolve("@vscode/vsce/package.json");
   const flags = ["--no-dependencies", "--skip-license", "--allow-missing-repository", "--out", vsix];
   execFileSync(process.execPath, [join(dirname(vsce), "vsce"), "package", ...flags], {
