@@ -76,8 +76,12 @@ func printable(text string) string {
 	}, text)
 }
 
-// each returns the problems of a configuration one by one, and any other error as it is.
+// each returns the problems of configurations one by one, and any other error as it is.
 func each(err error) []error {
+	var several wrong
+	if errors.As(err, &several) {
+		return several
+	}
 	var p config.Problems
 	if errors.As(err, &p) {
 		return p.Unwrap()

@@ -87,8 +87,11 @@ func (f execFlags) config(dir string) (*config.Launch, error) {
 		file, err = readYAML(f.file)
 	default:
 		var raw []byte
-		if raw, err = readFile(f.file); err == nil && json.Unmarshal(raw, &launch) != nil {
-			_, err = config.Parse(raw) // which says what is wrong
+		if raw, err = readFile(f.file); err == nil {
+			raw = config.WithoutComments(raw)
+			if json.Unmarshal(raw, &launch) != nil {
+				_, err = config.Parse(raw) // which says what is wrong
+			}
 		}
 	}
 	if err != nil {

@@ -58,6 +58,7 @@ func (p Problems) err() error {
 // checker walks one document beside the type it is to become.
 type checker struct {
 	yaml     bool                     // "off" is false there, and editors' keys are nobody's
+	open     bool                     // an editor has yet to fill in its variables, and may ask for the target
 	where    func(path string) string // prefix of a problem: file and line
 	problems Problems
 	paths    []string // of the problems
@@ -217,8 +218,7 @@ func (c *checker) is(path string, n *node, want kind, hint string) bool {
 }
 
 func (c *checker) debugger(path string, n *node) {
-	const hint = `for example: "debugger": {"type": "go", "program": "${workspaceFolder}"}`
-	if !c.is(path, n, object, hint) {
+	if !c.is(path, n, object, hintDebugger) {
 		return
 	}
 	if typ := n.get("type"); typ != nil { // else it may be in the other document: see NeedDebugger
@@ -241,7 +241,7 @@ func (c *checker) text(path string, n *node, enum []string) {
 		c.content(path, n.text)
 		return
 	}
-	if slices.Contains(enum, n.text) {
+	if slices.Contains(enum, n.text) || c.open && unsettled(path, n.text) {
 		return
 	}
 	if later, ok := laterValues[path][n.text]; ok {

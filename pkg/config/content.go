@@ -14,6 +14,9 @@ func (c *checker) content(at, s string) {
 		c.add(fail.ConfigValue, at, "remove it", "holds a NUL byte")
 		return
 	}
+	if c.open && unsettled(at, s) {
+		return
+	}
 	list, _, _ := strings.Cut(at, "[")
 	switch {
 	case at == "target":
@@ -79,18 +82,17 @@ func (c *checker) path(at, s string) {
 }
 
 // check looks at what only the whole configuration shows.
-func (l *Launch) check() Problems {
-	c := checker{where: func(string) string { return "" }}
-	if l.Target == "" {
+func (l *Launch) check(c *checker) Problems {
+	if l.Target == "" && !c.open {
 		c.add(fail.ConfigValue, "target", hintTarget, "it is missing: stepin does not know which pod's place to take")
 	}
 	if len(l.Outgoing.Pod) > 0 && len(l.Outgoing.Host) == 0 {
 		c.add(fail.ConfigValue, "outgoing.pod", `to send everything else from this machine, add "host": ["*"]; else leave it out`,
 			"it names exceptions to outgoing.host, which is empty")
 	}
-	l.checkRules(&c)
-	l.checkPorts(&c)
-	l.checkPaths(&c)
+	l.checkRules(c)
+	l.checkPorts(c)
+	l.checkPaths(c)
 	return c.problems
 }
 
@@ -99,14 +101,15 @@ func (l *Launch) checkRules(c *checker) {
 	type essence struct{ Rule }
 	seen := map[essence]bool{}
 	for _, s := range l.Outgoing.Pod {
-		r, _ := ParseRule(s)
-		r.Text = ""
-		seen[essence{r}] = true
+		if r, err := ParseRule(s); err == nil { // else an editor's variable
+			r.Text = ""
+			seen[essence{r}] = true
+		}
 	}
 	for _, s := range l.Outgoing.Host {
-		r, _ := ParseRule(s)
+		r, err := ParseRule(s)
 		r.Text = ""
-		if seen[essence{r}] {
+		if err == nil && seen[essence{r}] {
 			c.add(fail.ConfigValue, "outgoing", "remove one of the two", "%q stands under pod and under host", s)
 		}
 	}

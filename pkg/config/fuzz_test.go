@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"reflect"
@@ -75,6 +76,50 @@ func FuzzYAML(f *testing.F) {
 		}
 		l, err := Merge(file, []byte(`{"target":"local/1"}`))
 		sound(t, l, err)
+	})
+}
+
+// FuzzParseLaunch reads what an editor writes, with comments: every byte stays where it was, and JSON stays as it is.
+func FuzzParseLaunch(f *testing.F) {
+	for _, s := range []string{
+		`{"configurations":[{"type":"stepin","target":"pick","debugger":{"type":"go",},},/* x */{"type":"go","stepin":{"target":"pod/x"}}],} // end`,
+		`{"target":"local/1","linux":{"dns":false},"incoming":{"mode":"${input:m}","ports":["${input:p}"]}}`, `[1,/*`, `{"a":"//,]",}`, `[,]`, `/`,
+		`{"configurations":[{"type":"node","stepin":[]},{"type":"stepin","configurations":[]},3]}`, `{"stepin":{"debugger":1},"type":"go"}`, `"\`,
+	} {
+		f.Add([]byte(s))
+	}
+	under, err := ParseYAML("/w/stepin.yaml", []byte("incoming:\n  ports: [80]\nfiles:\n  map: {/a: /b}\n"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		plain := WithoutComments(data)
+		if len(plain) != len(data) || bytes.Count(plain, []byte("\n")) != bytes.Count(data, []byte("\n")) {
+			t.Fatalf("bytes have moved:\n%q\n%q", data, plain)
+		}
+		if json.Valid(data) && !bytes.Equal(plain, data) {
+			t.Fatalf("JSON was changed:\n%q\n%q", data, plain)
+		}
+		all, err := ParseLaunch("launch.json", data)
+		if err != nil {
+			sound(t, nil, err)
+			return
+		}
+		for _, w := range all {
+			l, err := w.Launch(under)
+			if err != nil {
+				sound(t, nil, err)
+				continue
+			}
+			for _, v := range l.Values() {
+				if v.Key == "" || !json.Valid([]byte(v.Text)) && v.Text != notShown {
+					t.Fatalf("shown as %+v", v)
+				}
+			}
+			if _, err := json.Marshal(l.WithoutValues()); err != nil {
+				t.Fatal(err)
+			}
+		}
 	})
 }
 

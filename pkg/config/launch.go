@@ -31,7 +31,8 @@ type Launch struct {
 	// Editor holds the keys of launch.json's arguments that are not ours, untouched: noDebug, console, __restart …
 	Editor map[string]json.RawMessage `json:"-"`
 
-	written *node // what was written, before the defaults
+	written *node                    // what was written, before the defaults
+	origin  func(path string) string // where a value was written; nil where it is launch arguments
 }
 
 // Wrote says whether a key was written: a wish of the user's weighs more than a default.

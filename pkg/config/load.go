@@ -26,8 +26,9 @@ const maxFile = 1 << 20
 
 // File is one stepin.yaml, read and checked.
 type File struct {
-	Path string // where it was found, absolute
-	root *node
+	Path  string // where it was found, absolute
+	root  *node
+	lines []string
 }
 
 // Load finds stepin.yaml beside or above start and reads it. Start is the program, a file or a directory; it need not
@@ -124,23 +125,24 @@ func ParseYAML(path string, data []byte) (*File, error) {
 		line, what := yamlError(err)
 		return nil, fail.New(fail.ConfigSyntax, hint, "%s:%d: %s", path, line, what)
 	}
-	root, repeated, err := parseJSON(asJSON)
+	doc, err := parseJSON(asJSON)
 	if err != nil {
 		return nil, fail.New(fail.ConfigSyntax, hint, "%s:1: %v", path, err)
 	}
+	root := doc.root
 	if root.kind == null {
 		root = &node{kind: object}
 	}
 	lines := strings.Split(string(data), "\n")
 	c := checker{yaml: true, where: func(at string) string { return fmt.Sprintf("%s:%d: ", path, lineOf(lines, at)) }}
-	c.document(root, repeated)
+	c.document(root, doc.repeated)
 	if err := c.inOrder(lines).err(); err != nil {
 		return nil, err
 	}
 	if file := root.get("env").get("file"); file != nil && file.text != "" && !filepath.IsAbs(file.text) {
 		*file = *textNode(filepath.Join(filepath.Dir(path), file.text))
 	}
-	return &File{Path: path, root: root}, nil
+	return &File{Path: path, root: root, lines: lines}, nil
 }
 
 // inOrder returns the problems by line: the library has sorted the keys.

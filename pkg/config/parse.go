@@ -16,15 +16,22 @@ func Parse(launch []byte) (*Launch, error) { return Merge(nil, launch) }
 // kept, where it means that a variable is unset. The result is complete and checked. An error is a *fail.Error or
 // Problems.
 func Merge(file *File, launch []byte) (*Launch, error) {
-	root, repeated, err := parseJSON(launch)
+	doc, err := parseJSON(launch)
 	if err != nil {
-		return nil, fail.New(fail.ConfigSyntax, "check commas, quotes and braces", "the launch configuration is not JSON: %v", err)
+		line, column, what := position(launch, err)
+		return nil, fail.New(fail.ConfigSyntax, "check commas, quotes and braces",
+			"the launch configuration is not JSON: line %d, column %d: %s", line, column, what)
 	}
 	c := checker{where: func(string) string { return "" }}
-	c.document(root, repeated)
+	c.document(doc.root, doc.repeated)
 	if err := c.problems.err(); err != nil {
 		return nil, err
 	}
+	return settle(file, doc.root, checker{where: c.where})
+}
+
+// settle puts a checked root over file and checks what only the whole shows, with c.
+func settle(file *File, root *node, c checker) (*Launch, error) {
 	editor := takeEditor(root)
 	if file != nil {
 		root = merge(file.root, root)
@@ -34,7 +41,7 @@ func Merge(file *File, launch []byte) (*Launch, error) {
 	if err := json.Unmarshal(root.json(), l); err != nil {
 		return nil, fail.Wrap(fail.ConfigValue, err, "please report this", "the checked configuration cannot be read")
 	}
-	if err := l.check().err(); err != nil {
+	if err := l.check(&c).err(); err != nil {
 		return nil, err
 	}
 	return l, nil
@@ -61,8 +68,11 @@ func (l *Launch) NeedDebugger() error {
 	if l.Debugger.Type != "" {
 		return nil
 	}
-	return fail.New(fail.ConfigValue, `for example: "debugger": {"type": "go", "program": "${workspaceFolder}"}`,
+	return fail.New(fail.ConfigValue, hintDebugger,
 		"debugger.type: it is missing: stepin does not know which debugger to start")
 }
+
+// hintDebugger shows the form.
+const hintDebugger = `for example: "debugger": {"type": "go", "program": "${workspaceFolder}"}`
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

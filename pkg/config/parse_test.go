@@ -154,7 +154,7 @@ func TestRefused(t *testing.T) {
 		refused(t, tt.in, err, tt.code, tt.want)
 	}
 	for in, want := range map[string]string{
-		``:             `the launch configuration is not JSON: it is empty`,
+		``:             `the launch configuration is not JSON: line 1, column 1: it is empty`,
 		"{\n \"a\" 1}": `the launch configuration is not JSON: line 2, column 6: invalid character '1' after object key`,
 		`{} {}`:        `the launch configuration is not JSON: line 1, column 4: invalid character '{' after top-level value`,
 	} {

@@ -48,6 +48,23 @@ func (n *node) get(key string) *node {
 	return nil
 }
 
+// at returns the value at a path as join makes it, or nil.
+func (n *node) at(path string) *node {
+	for _, s := range steps(path) {
+		switch {
+		case n == nil:
+			return nil
+		case s.index < 0:
+			n = n.get(s.key)
+		case s.index < len(n.items):
+			n = n.items[s.index]
+		default:
+			return nil
+		}
+	}
+	return n
+}
+
 // set replaces the value of key or adds it.
 func (n *node) set(key string, value *node) {
 	for i, f := range n.fields {
@@ -64,37 +81,60 @@ func textNode(s string) *node {
 	return &node{kind: text, raw: raw, text: s}
 }
 
-// parseJSON reads one JSON value; repeated holds the paths of keys that stand twice in one object. An error is about
-// the syntax and names line and column.
-func parseJSON(data []byte) (root *node, repeated []string, err error) {
+// document is one JSON value and what a message about it needs.
+type document struct {
+	root     *node
+	repeated []string       // the paths of keys that stand twice in one object
+	places   map[string]int // by path: the byte at which a key, or an item of a list, begins
+}
+
+// parseJSON reads one JSON value. An error is about the syntax, and is told with line and column (see position).
+func parseJSON(data []byte) (document, error) {
 	// The whole is checked first: it bounds the depth (10,000, encoding/json) and leaves one place for syntax errors.
 	var whole json.RawMessage
 	if err := json.Unmarshal(data, &whole); err != nil {
-		return nil, nil, position(data, err)
+		return document{}, err
 	}
-	p := parser{dec: json.NewDecoder(bytes.NewReader(data))}
+	p := parser{data: data, dec: json.NewDecoder(bytes.NewReader(data)), document: document{places: map[string]int{}}}
 	p.dec.UseNumber()
-	root, err = p.value("")
-	return root, p.repeated, err
+	p.mark("")
+	root, err := p.value("")
+	p.root = root
+	return p.document, err
 }
 
-func position(data []byte, err error) error {
+// position says where in data a syntax error is, from 1 on, and what it is.
+func position(data []byte, err error) (line, column int, what string) {
 	var syntax *json.SyntaxError
-	if !errors.As(err, &syntax) {
-		return err
-	}
 	if len(bytes.TrimSpace(data)) == 0 {
-		return errors.New("it is empty")
+		return 1, 1, "it is empty"
 	}
-	before := data[:min(max(int(syntax.Offset)-1, 0), len(data))]
-	line := 1 + bytes.Count(before, []byte("\n"))
-	column := len(before) - bytes.LastIndexByte(before, '\n')
-	return fmt.Errorf("line %d, column %d: %w", line, column, err)
+	if !errors.As(err, &syntax) {
+		return 1, 1, err.Error()
+	}
+	line, column = lineColumn(data, int(syntax.Offset)-1)
+	return line, column, err.Error()
+}
+
+// lineColumn is where byte number at stands, from 1 on; columns are bytes.
+func lineColumn(data []byte, at int) (line, column int) {
+	before := data[:min(max(at, 0), len(data))]
+	return 1 + bytes.Count(before, []byte("\n")), len(before) - bytes.LastIndexByte(before, '\n')
 }
 
 type parser struct {
-	dec      *json.Decoder
-	repeated []string
+	document
+	data []byte
+	dec  *json.Decoder
+}
+
+// mark writes down where the next token begins.
+func (p *parser) mark(path string) {
+	at := int(p.dec.InputOffset())
+	for at < len(p.data) && strings.IndexByte(" \t\r\n,:", p.data[at]) >= 0 {
+		at++
+	}
+	p.places[path] = at
 }
 
 func (p *parser) value(path string) (*node, error) {
@@ -123,6 +163,7 @@ func (p *parser) object(path string) (*node, error) {
 	n := &node{kind: object}
 	seen := map[string]bool{}
 	for p.dec.More() {
+		p.mark(keyAhead)
 		tok, err := p.dec.Token()
 		if err != nil {
 			return nil, fmt.Errorf("config: reading a key: %w", err)
@@ -132,6 +173,7 @@ func (p *parser) object(path string) (*node, error) {
 			return nil, io.ErrUnexpectedEOF
 		}
 		at := join(path, key)
+		p.places[at] = p.places[keyAhead]
 		value, err := p.value(at)
 		if err != nil {
 			return nil, err
@@ -146,10 +188,15 @@ func (p *parser) object(path string) (*node, error) {
 	return n, err
 }
 
+// keyAhead is no path: a key's place is known before the key is.
+const keyAhead = "\x00"
+
 func (p *parser) list(path string) (*node, error) {
 	n := &node{kind: list}
 	for p.dec.More() {
-		item, err := p.value(fmt.Sprintf("%s[%d]", path, len(n.items)))
+		at := fmt.Sprintf("%s[%d]", path, len(n.items))
+		p.mark(at)
+		item, err := p.value(at)
 		if err != nil {
 			return nil, err
 		}

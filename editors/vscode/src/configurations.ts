@@ -65,7 +65,7 @@ export class Configurations implements vscode.DebugConfigurationProvider {
     const cwd = programFolder(launch.debugger, folder?.uri.fsPath ?? process.cwd());
     const yaml = findYAML(cwd);
     if (yaml) {
-      const shown = JSON.parse(await run(this.#path(), ["config", "show", yaml], { cwd })) as Launch;
+      const shown = JSON.parse(await run(this.#path(), ["config", "show", yaml, "-o", "json"], { cwd })) as Launch;
       if (shown.target) return launch;
     }
     const picked = await this.#picker.pick(launch, cwd, true);
