@@ -36,9 +36,14 @@ func starter(version string, place dap.Place, log *slog.Logger) dap.Starter {
 		if err != nil {
 			return nil, err // not s: a nil *Session in an interface is not nil
 		}
-		return s, nil
+		return runner{s}, nil
 	}
 }
+
+// runner is a session as the adapter sees it.
+type runner struct{ *session.Session }
+
+func (r runner) State() (any, <-chan struct{}) { return r.Session.State() }
 
 // traceEnv names a file that the agent lists its dials, look-ups and opens in, for the tests.
 const traceEnv = "STEPIN_TRACE"

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"path/filepath"
 	"strconv"
@@ -101,12 +100,13 @@ func (y *relay) accept() {
 		if !y.add(child, debugger) {
 			continue
 		}
-		y.r.c.wg.Go(func() { // the editor's half passes as it is
-			io.Copy(debugger, child)
+		answers := &answering{Conn: child}
+		y.r.c.wg.Go(func() {
+			y.pass(answers, debugger)
 			debugger.Close()
 		})
 		y.r.c.wg.Go(func() {
-			y.follow(child, debugger)
+			y.follow(answers, debugger)
 			y.remove(child, debugger)
 		})
 	}
@@ -136,8 +136,43 @@ func (y *relay) remove(child, debugger net.Conn) {
 	y.stand(child, false)
 }
 
+// answering is a child's connection, to which both the real debugger and we write, each a whole message at a time.
+type answering struct {
+	net.Conn
+	mu sync.Mutex
+}
+
+func (a *answering) Write(b []byte) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.Conn.Write(b)
+}
+
+// pass passes on what a child's editor says to the real debugger, but for requests of stepin's own.
+func (y *relay) pass(child *answering, debugger net.Conn) {
+	in := bufio.NewReader(child)
+	for {
+		body, err := ReadFrame(in)
+		if err != nil {
+			return
+		}
+		if m, err := ParseMessage(body); err == nil && m.Type == "request" && isOwn(m) {
+			y.r.c.onOwn(m, func(answer *Message) {
+				if text, err := answer.encode(0); err == nil { // a number of its own it needs not: the child goes by request_seq
+					_, _ = child.Write(AppendFrame(nil, text)) // to one that has gone there is nothing to say
+				}
+			})
+			continue
+		}
+		if _, err := debugger.Write(AppendFrame(nil, body)); err != nil {
+			return
+		}
+	}
+}
+
 // follow passes on what the real debugger says to a child, and reads along.
-func (y *relay) follow(child, debugger net.Conn) {
+func (y *relay) follow(answers *answering, debugger net.Conn) {
+	child := answers.Conn
 	in := bufio.NewReader(debugger)
 	for {
 		body, err := ReadFrame(in)
@@ -156,7 +191,7 @@ func (y *relay) follow(child, debugger net.Conn) {
 				return
 			}
 		}
-		if _, err := child.Write(AppendFrame(nil, body)); err != nil {
+		if _, err := answers.Write(AppendFrame(nil, body)); err != nil {
 			return
 		}
 	}

@@ -77,7 +77,7 @@ type operation struct {
 // Goroutines: (1) the editor's reader, which handles requests in order and never waits for a peer; (2) one per
 // operation (launch, restart), at most one at a time, ended by operation.cancel; (3) per real debugger its reader, the
 // watchers of its process (run.go) and of its debuggee (standing.go), two readers of its output pipes (output.go); (4) the session's watcher, from
-// launch to end; (5) one shutdown, once. All but (1) are in wg.
+// launch to end, and who tells its state; (5) one shutdown, once; (6) requests of stepin's own (own.go). All but (1) are in wg.
 type conversation struct {
 	o      Options
 	log    *slog.Logger
@@ -104,6 +104,7 @@ type conversation struct {
 	kind        string     // launch arguments' type
 	terminated  bool       // the editor has been told
 	disconnects []*Message // to be answered at the end
+	owns        int        // requests of stepin's own under way
 }
 
 // live is what one launch made and restarts keep.

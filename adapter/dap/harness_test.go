@@ -50,6 +50,10 @@ type place struct {
 	closed int
 	err    error
 	astray func(context.Context) error // what Arrived says; nil: that all is well
+
+	mode    string
+	changed chan struct{} // with mu; closed and replaced
+	refuse  error         // what SetMode says
 }
 
 func newPlace(t *testing.T) *place {
@@ -58,7 +62,7 @@ func newPlace(t *testing.T) *place {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	return &place{dir: dir, done: make(chan struct{})}
+	return &place{dir: dir, done: make(chan struct{}), mode: "mirror", changed: make(chan struct{})}
 }
 
 func (p *place) Wrap(argv []string) []string { return argv }
@@ -83,6 +87,21 @@ func (p *place) SetPaused(paused bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.paused = append(p.paused, paused)
+}
+func (p *place) State() (any, <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return map[string]any{"mode": p.mode, "paused": len(p.paused) > 0 && p.paused[len(p.paused)-1]}, p.changed
+}
+func (p *place) SetMode(_ context.Context, mode string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.refuse == nil {
+		p.mode = mode
+		close(p.changed)
+		p.changed = make(chan struct{})
+	}
+	return p.refuse
 }
 func (p *place) Close() error {
 	p.mu.Lock()

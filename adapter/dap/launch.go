@@ -99,6 +99,7 @@ func (c *conversation) launch(ctx context.Context, m *Message, op *operation) (*
 		return nil, err
 	}
 	s.noDebug = noDebug
+	c.wg.Go(func() { c.tellState(s) })
 	return s, c.await(ctx, m, op, s, func(st starting) (*run, error) {
 		c.wg.Go(func() { c.watch(s) })
 		op.progress.update("starting "+d.Name(), 0, 0)

@@ -10,6 +10,10 @@ import (
 // onRequest is the one place that says what becomes of an editor's request. What is not listed is the real
 // debugger's: it is forwarded as it came, and refused by the real debugger if it does not know it.
 func (c *conversation) onRequest(m *Message) {
+	if isOwn(m) && !c.isChild() { // a child's are for its parent, to which all of its requests go
+		c.onOwn(m, c.reply)
+		return
+	}
 	switch m.Command {
 	// Ours alone.
 	case "initialize": // answered at once, before it is known which debugger it will be

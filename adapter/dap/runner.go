@@ -21,6 +21,10 @@ type Runner interface {
 	Arrived(ctx context.Context) error
 	// SetPaused says that the debuggee stands at a breakpoint. It does not wait.
 	SetPaused(paused bool)
+	// State is what the session is doing, as the body of stepin.state, and what is closed when that may have changed.
+	State() (body any, changed <-chan struct{})
+	// SetMode switches what becomes of the pods' requests. An error leaves it as it was.
+	SetMode(ctx context.Context, mode string) error
 	// Done is closed when the session has ended by itself; Err says why.
 	Done() <-chan struct{}
 	Err() error

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,6 +42,8 @@ type cluster struct {
 	workload workload
 	leave    func() // ends what the cluster's own code still does
 	first    way    // to the pod that the session began with
+
+	namespace, context string
 
 	mu       sync.Mutex
 	changed  chan struct{} // closed and replaced when the pods or the members have changed
@@ -90,11 +93,12 @@ func newCluster(ctx context.Context, s *Session) (reach, error) {
 		}
 		return a, nil
 	})
-	c.leave = k.Close
+	c.leave, c.namespace, c.context = k.Close, k.Namespace(), k.Context()
 	return c, nil
 }
 
 func makeCluster(s *Session, hello wire.Hello, w workload, begin func(context.Context, kube.Pod) (podAgent, error)) *cluster {
+	s.hello = hello
 	c := &cluster{s: s, hello: hello, workload: w, begin: begin, changed: make(chan struct{}), members: map[string]*member{}, spent: map[string]bool{}, leave: func() {}}
 	c.first.c = c
 	return c
@@ -219,6 +223,7 @@ func (c *cluster) spend(uid string) {
 
 // change is called with c.mu held.
 func (c *cluster) change() {
+	c.s.changed.ring()
 	close(c.changed)
 	c.changed = make(chan struct{})
 }
@@ -400,6 +405,35 @@ func (c *cluster) steal(l *link, s *wire.Steal) (pod string, ok bool) {
 		s.Probes, s.Nodes = p.Probes, p.Nodes
 	}
 	return "pod " + p.Name, !borrows
+}
+
+// pods are those that the session has a way to, or is making one to; home first, then by name.
+func (c *cluster) pods() (namespace, context string, pods []StatePod) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	add := func(w *way, l *link, home bool) {
+		p := StatePod{Name: w.current().Name, Home: home}
+		if l != nil {
+			conn, _ := l.current()
+			p.Connected = conn != nil
+		}
+		pods = append(pods, p)
+	}
+	if c.homeUID == c.firstUID {
+		add(&c.first, c.s.link, true)
+	}
+	for uid, m := range c.members {
+		add(&m.way, m.link, uid == c.homeUID)
+	}
+	slices.SortFunc(pods, func(a, b StatePod) int {
+		if a.Home != b.Home && a.Home {
+			return -1
+		} else if a.Home != b.Home {
+			return 1
+		}
+		return cmp.Compare(a.Name, b.Name)
+	})
+	return c.namespace, c.context, pods
 }
 
 // notice is what home's link says. Of a borrowed channel its member says it.

@@ -34,7 +34,7 @@ func (s *Session) serveCopy(r *mux.Request) {
 		return
 	}
 	dst, ok := s.ports.destination("tcp", in.Local)
-	if !ok {
+	if !ok || !s.ports.admitCopy(r.Context(), in) {
 		r.Refuse(syscall.ECONNREFUSED)
 		return
 	}

@@ -38,14 +38,18 @@ func (s *Session) serveIncoming(r *mux.Request) {
 		r.Refuse(err)
 		return
 	}
+	flow := s.ports.admit(in)
+	if flow == nil { // taken back meanwhile
+		r.Refuse(syscall.ECONNREFUSED)
+		return
+	}
+	defer flow.leave()
 	dst, ok := s.ports.destination("tcp", in.Local)
 	if !ok {
 		r.Refuse(syscall.ECONNREFUSED)
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), deliverTimeout)
-	conn, err := s.deliver(ctx, in.Client, dst)
-	cancel()
+	conn, err := flow.deliver(r.Context(), dst)
 	s.log.Debug("incoming tcp", "client", in.Client, "local", in.Local, "to", dst, "err", err)
 	if err != nil {
 		r.Refuse(err)
@@ -56,7 +60,7 @@ func (s *Session) serveIncoming(r *mux.Request) {
 		conn.Close()
 		return
 	}
-	s.relays.Relay(stream, mux.TCP{TCPConn: conn})
+	s.relays.Relay(stream, flow.carry(stream, conn))
 }
 
 // deliver connects to the debuggee's listener from the client's address, as far as the front end can.

@@ -56,6 +56,7 @@ type linkOptions struct {
 	serve  func(*mux.Request)      // each in a goroutine of its own
 	notice func(string)            // one line for the developer
 	news   func() <-chan struct{}  // closed when something has changed that another try may depend on; nil for never
+	ring   func()                  // the link is down, or up again; nil: nobody asks
 	log    *slog.Logger
 }
 
@@ -163,6 +164,9 @@ func (l *link) set(conn *mux.Conn) {
 	l.conn = conn
 	close(l.changed)
 	l.changed = make(chan struct{})
+	if l.ring != nil {
+		l.ring()
+	}
 }
 
 // current returns the channel, nil while it is down, and what is closed when that changes.

@@ -38,6 +38,7 @@ const (
 // Its socket lies in a private directory and bears the token in its name, so that what is left of a killed agent is
 // one file, and who may read the directory may join.
 type local struct {
+	s       *Session
 	pid     int
 	sandbox string // inode of the pod's network namespace; where that is this machine's own, with the process behind it
 	beside  bool   // it is this machine's own
@@ -68,7 +69,8 @@ func newLocal(s *Session) (reach, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &local{pid: s.target.PID, sandbox: sandbox, beside: beside, dir: dir, ttl: time.Duration(s.config.Agent.TTL), hello: hello,
+	s.hello = hello
+	return &local{s: s, pid: s.target.PID, sandbox: sandbox, beside: beside, dir: dir, ttl: time.Duration(s.config.Agent.TTL), hello: hello,
 		log: func(line string) { s.log.Debug("agent", "line", line) }, say: s.notice,
 		image: s.options.Parts.Agent, stub: s.stubFile, trace: s.options.Trace}, nil
 }
@@ -89,6 +91,11 @@ func (l *local) follow(context.Context)                         {}
 func (l *local) steal(*link, *wire.Steal) (pod string, ok bool) { return "the pod", true }
 func (l *local) notice(line string)                             { l.say(line) }
 func (l *local) close()                                         { sweepDir(l.dir) }
+
+func (l *local) pods() (_, _ string, pods []StatePod) {
+	conn, _ := l.s.link.current()
+	return "", "", []StatePod{{Name: l.s.target.String(), Home: true, Connected: conn != nil}}
+}
 
 // checkLocal says whether PID exists and may be entered, and whether it is in this machine's own network, which must be meant.
 func checkLocal(pid int, hostNetwork bool) (sandbox string, beside bool, err error) {

@@ -17,11 +17,15 @@ import (
 // Modes of incoming (config.Incoming).
 const (
 	modeMirror = "mirror"
+	modeSteal  = "steal"
 	modeOff    = "off"
 )
 
-// rightMirror is the agent's word that it can copy (wire.Pod's Rights).
-const rightMirror = "mirror"
+// The agent's words that it can copy, and take (wire.Pod's Rights).
+const (
+	rightMirror = "mirror"
+	rightSteal  = "steal"
+)
 
 // lossEvery is how often it is said that copies are lost.
 const lossEvery = 10 * time.Second
@@ -35,24 +39,25 @@ func (s *Session) checkIncoming() error {
 		return fail.New(fail.AgentRefused, `have the agent get NET_RAW (stepin doctor -t TARGET says how), or write "incoming": {"mode": "off"}`,
 			"requests cannot be mirrored here: the agent lacks the capability NET_RAW")
 	}
-	s.unmirrored = true
+	s.ports.mode = modeOff // nobody else asks yet
 	s.notice("requests stay with the pod alone: to mirror them, which is the default, the agent lacks the capability NET_RAW")
 	return nil
 }
 
-// mirrorFrom has one of a pod's ports copied for as long as ctx lasts.
-func (p *ports) mirrorFrom(ctx context.Context, l *link, k portKey, pod uint16, loopback bool) {
-	if k.network != "tcp" {
-		p.s.sayOnce(k.number, "%s stays the pod's alone: datagrams are not mirrored", describe(k.network, pod, k.number))
+// mirror has one of a pod's ports copied for as long as ctx lasts.
+func (st *stand) mirror(ctx context.Context) {
+	s, port := st.p.s, st.port()
+	if st.k.network != "tcp" {
+		s.sayOnce(st.k.number, "%s stays the pod's alone: datagrams are not mirrored", port)
 		return
 	}
-	losses := &losses{say: p.s.notice, port: describe(k.network, pod, k.number)}
+	losses := &losses{say: s.notice, port: port}
 	defer losses.last()
-	p.hold(ctx, l, wire.KindMirror, k, pod, loopback, "mirrored", func(name string, fresh bool, stream io.Reader) error {
+	st.hold(ctx, wire.KindMirror, "mirrored", func(name string, fresh bool, stream io.Reader) error {
 		losses.begin(name)
 		if fresh {
-			p.s.notice(fmt.Sprintf("%s of %s now sends copies of its connections to this program; the pod answers them", losses.port, name))
-			p.s.sayOnce(k.number, "what this program answers to copies is dropped, but its outgoing calls still happen")
+			s.notice(fmt.Sprintf("%s of %s now sends copies of its connections to this program; the pod answers them", port, name))
+			s.sayOnce(st.k.number, "what this program answers to copies is dropped, but its outgoing calls still happen")
 		}
 		in := json.NewDecoder(stream)
 		for {
@@ -124,9 +129,10 @@ func (l *losses) last() {
 	l.say(line)
 }
 
-// wished is what the user wrote that is to be done to requests; "" where it is the default, or nothing.
+// wished is what the user wrote, or has switched to, that is to be done to requests; "" where it is the default, or nothing.
 func (s *Session) wished() string {
-	if mode := s.config.Incoming.Mode; s.config.Wrote("incoming", "mode") && mode != modeOff {
+	mode, chosen := s.ports.current()
+	if mode != modeOff && (chosen || s.config.Wrote("incoming", "mode")) {
 		return mode
 	}
 	return ""

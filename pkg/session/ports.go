@@ -12,9 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/stepin-dev/stepin/pkg/mux"
 	"github.com/stepin-dev/stepin/pkg/namespaces"
-	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
 const (
@@ -60,11 +58,13 @@ type portKey struct {
 // taken from the pod, and reachable on the developer's loopback. Its connections may outlive it, as in a service that
 // ends with grace: the port stays native until they have ended, and the developer's or the pod's again then.
 //
-// Goroutines: watch (ends with ctx); one a taken port (ends when it is given back); the host listeners' own.
+// Goroutines: watch (ends with ctx); one a port that takes part (ends when it is given back), and one for it and each pod
+// (mode.go); the host listeners' own.
 type ports struct {
 	s *Session
 
-	looking sync.Mutex // one look at a time, and its result is followed before the next
+	looking   sync.Mutex    // one look at a time, and its result is followed before the next
+	switching chan struct{} // holds one while the mode is being switched
 
 	mu       sync.Mutex
 	open     map[portKey]*port
@@ -74,11 +74,18 @@ type ports struct {
 	denied   map[string]bool           // what agents have said that they lack the right to, each for all ports
 	draining map[uint16]bool           // TCP ports that nobody listens on any more, still native
 	fresh    bool                      // draining has got a new one
+	mode     string                    // what becomes of requests now
+	chosen   bool                      // the mode is one that was switched to
+	turning  chan struct{}             // closed when the switch that is under way is through; nil: none is
+	stands   map[*stand]bool
+	stolen   map[[2]netip.AddrPort]map[*stolenFlow]bool // by the client's address and the one that it called
 }
 
 func newPorts(s *Session) *ports {
 	return &ports{s: s, open: map[portKey]*port{}, onHost: map[uint16]bool{}, asked: map[portKey]bool{},
-		giving: map[portKey]chan struct{}{}, denied: map[string]bool{}, draining: map[uint16]bool{}}
+		giving: map[portKey]chan struct{}{}, denied: map[string]bool{}, draining: map[uint16]bool{},
+		mode: s.config.Incoming.Mode, switching: make(chan struct{}, 1), stands: map[*stand]bool{},
+		stolen: map[[2]netip.AddrPort]map[*stolenFlow]bool{}}
 }
 
 func (p *ports) watch(ctx context.Context) {
@@ -234,6 +241,7 @@ func (p *ports) decide(ctx context.Context, k portKey, new *port) {
 	}
 	ctx, new.stop = context.WithCancel(ctx)
 	new.pod, new.given = pod, make(chan struct{})
+	p.s.changed.ring()
 	before, loopback := p.giving[portKey{k.network, pod}], new.loopbackOnly()
 	go func() {
 		if before != nil {
@@ -251,6 +259,9 @@ func (p *ports) circular(k portKey, pod uint16) bool {
 	if !p.s.beside || !here || at != pod {
 		return false
 	}
+	if p.mode == modeOff {
+		return true
+	}
 	p.s.sayOnce(k.number, "%s is this program's own in the network that it shares with the pod, so no requests to the pod come from there", describe(k.network, pod, k.number))
 	return true
 }
@@ -265,6 +276,7 @@ func (p *ports) shut(k portKey, have *port) {
 		delete(p.onHost, k.number)
 	}
 	delete(p.open, k)
+	p.s.changed.ring()
 	if k.network == "tcp" {
 		p.draining[k.number], p.fresh = true, true
 		return
@@ -296,64 +308,10 @@ func (p *ports) settled(ctx context.Context, network string, dst netip.AddrPort)
 	}
 }
 
-// take has one port stolen or mirrored, from each of the session's pods, for as long as the debuggee listens on it.
+// take has one port with each of the session's pods, as the mode is, for as long as the debuggee listens on it.
 func (p *ports) take(ctx context.Context, k portKey, pod uint16, loopback bool) {
 	p.s.everywhere(ctx, func(l *link) {
-		if p.s.config.Incoming.Mode == modeMirror {
-			p.mirrorFrom(ctx, l, k, pod, loopback)
-		} else {
-			p.stealFrom(ctx, l, k, pod, loopback)
-		}
-	})
-}
-
-func (p *ports) stealFrom(ctx context.Context, l *link, k portKey, pod uint16, loopback bool) {
-	p.hold(ctx, l, wire.KindSteal, k, pod, loopback, "taken", func(name string, fresh bool, stream io.Reader) error {
-		if fresh {
-			p.s.notice(fmt.Sprintf("%s of %s now %s to this program", describe(k.network, pod, k.number), name, verb(k.network)))
-		}
-		_, err := io.Copy(io.Discard, stream)
-		return err
-	})
-}
-
-// hold keeps a stream of kind to one of a pod's ports for as long as ctx lasts. use has it while it lives; name is the
-// pod's, and fresh says that the developer has yet to hear of it (what comes back with the link, the link has said).
-func (p *ports) hold(ctx context.Context, l *link, kind wire.Kind, k portKey, pod uint16, loopback bool, what string,
-	use func(name string, fresh bool, stream io.Reader) error) {
-	said, told, name := "", "", ""
-	l.keep(ctx, stealRetry, func(conn *mux.Conn) error {
-		ask := wire.Steal{Ports: []wire.Port{{Network: k.network, Port: pod, Loopback: loopback}}}
-		if kind == wire.KindSteal {
-			ask.Existing = p.s.config.Incoming.Existing
-		}
-		var ok bool
-		if name, ok = p.s.reach.steal(l, &ask); !ok {
-			select {
-			case <-conn.Done():
-			case <-ctx.Done():
-			}
-			return mux.ErrLost
-		}
-		stream, err := conn.Open(ctx, kind, ask, nil)
-		if err != nil {
-			return err
-		}
-		said = ""
-		stop := context.AfterFunc(ctx, func() {
-			_ = stream.CloseWrite() // the agent answers with its own end when the port is the pod's again
-			time.AfterFunc(giveBack, func() { stream.Close() })
-		})
-		defer stop()
-		defer stream.Close()
-		fresh := name != told
-		told = name
-		return use(name, fresh, stream)
-	}, func(err error) {
-		if text := err.Error(); text != said && !errors.Is(err, syscall.ECANCELED) {
-			said, told = text, ""
-			p.refused(describe(k.network, pod, k.number), what, name, err)
-		}
+		(&stand{p: p, l: l, k: k, pod: pod, loopback: loopback}).run(ctx)
 	})
 }
 
@@ -431,9 +389,9 @@ func (s *Session) private(k portKey) bool {
 	return k.network == "udp" && k.number >= ephemeral && !slices.Contains(s.listed(), k.number)
 }
 
-// takes says whether the debuggee's port takes part, and which of the pod's ports it stands for.
+// takes says whether the debuggee's port takes part in what is incoming, and which of the pod's ports it stands for.
 func (s *Session) takes(k portKey) (pod uint16, ok bool) {
-	if s.config.Incoming.Mode == modeOff || s.unmirrored || s.private(k) {
+	if s.private(k) {
 		return 0, false
 	}
 	if l := s.listed(); len(l) > 0 && !slices.Contains(l, k.number) {

@@ -62,7 +62,6 @@ func TestTakes(t *testing.T) {
 		want bool
 	}{
 		{config.Incoming{Mode: "steal"}, 80, true},
-		{config.Incoming{Mode: "off"}, 80, false},
 		{config.Incoming{Mode: "steal", Ports: []config.Port{80}}, 80, true},
 		{config.Incoming{Mode: "steal", Ports: []config.Port{80}}, 81, false},
 	} {

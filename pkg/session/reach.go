@@ -24,6 +24,8 @@ type reach interface {
 	follow(ctx context.Context)
 	// steal completes what is asked of a pod's agent, and names the pod; not ok where another link asks that agent.
 	steal(l *link, s *wire.Steal) (pod string, ok bool)
+	// pods are the session's now, and where they are.
+	pods() (namespace, context string, pods []StatePod)
 	// notice is what home's link has to say.
 	notice(line string)
 	// close comes after all links are closed.
@@ -46,6 +48,7 @@ func (s *Session) join(l *link) bool {
 	}
 	s.links.all[l] = true
 	s.links.change()
+	s.changed.ring()
 	if s.paused {
 		l.tell(wire.State{Paused: true})
 	}
@@ -58,6 +61,7 @@ func (s *Session) part(l *link) {
 	defer s.mu.Unlock()
 	delete(s.links.all, l)
 	s.links.change()
+	s.changed.ring()
 }
 
 // leave closes every link, all at once: one that does not answer must not keep the others from giving back what they have.
@@ -76,6 +80,7 @@ func (s *Session) leave() <-chan struct{} {
 	return left
 }
 
+// change is called with the session's mu held.
 func (l *links) change() {
 	close(l.changed)
 	l.changed = make(chan struct{})

@@ -93,12 +93,13 @@ type Session struct {
 	early    *earlyWatch          // nil: none
 	conf     resolv.Conf          // the pod's
 	envFile  map[string]string
-	// unmirrored says that requests are not mirrored although they would be by default.
-	unmirrored bool
 	// beside says that the pod is in this machine's own network.
 	beside bool
 
 	copying copying
+	hello   wire.Hello // without a token: who this is
+	since   time.Time  // of Start
+	changed bell       // State
 
 	reach     reach
 	link      *link             // home's
@@ -135,7 +136,7 @@ func Start(ctx context.Context, o Options) (*Session, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Session{config: o.Config, options: o, log: o.Log, done: make(chan struct{}),
+	s := &Session{config: o.Config, options: o, log: o.Log, done: make(chan struct{}), since: time.Now(),
 		links: links{all: map[*link]bool{}, changed: make(chan struct{})}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.ports = newPorts(s)
@@ -244,7 +245,7 @@ func (s *Session) connect(ctx context.Context) error {
 }
 
 func (s *Session) linkOptions(dial dialer) linkOptions {
-	return linkOptions{dial: dial, try: s.reach.try(), final: s.reach.final, serve: s.serve, notice: s.notice, news: s.reach.news, log: s.log}
+	return linkOptions{dial: dial, try: s.reach.try(), final: s.reach.final, serve: s.serve, notice: s.notice, news: s.reach.news, ring: s.changed.ring, log: s.log}
 }
 
 // hello is what every agent of this session is told, but for the token.
@@ -512,6 +513,7 @@ func (s *Session) SetPaused(paused bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.paused = paused
+	s.changed.ring()
 	for l := range s.links.all {
 		l.tell(wire.State{Paused: paused})
 	}
