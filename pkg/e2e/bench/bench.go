@@ -17,6 +17,15 @@
 //     which is what stealing is.
 //   - out: the debuggee on the machine asks a Service by its name, against the same client on the machine that asks the
 //     Service's one pod through client-go's port-forward. down and up are transfers one after the other.
+//   - mirror-N-p50, mirror-N-p99: a client pod asks a pod whose requests are copied to a debuggee on the machine, against
+//     the same client and another pod, at a pace that leaves the processors time for the copies: machine and node share them.
+//     It is the callers' own times that are compared, in many short rounds, and less is better. The debuggee must have got
+//     every copy before the other pod is asked. All that copies, the debuggee too, is on the machine of the callers.
+//   - mirror-N-all: the same with a connection a request, and more and more of them: of those sent the share that the
+//     debuggee got or that stepin has counted as lost, against the share that another pod has got of its own. Both are 1 in
+//     every round; at the lowest load nothing may be lost.
+//   - host-path: what open and stat of a file cost that stays the machine's, in a program under preload, against the same
+//     program by itself.
 //   - @50ms, @200ms: the same with that round trip added between machine and API server, with fewer rounds. A start may
 //     then take the round trips more that the tests' row "far" allows it: 14 cold, 9 warm; and beside a cold one stands, with
 //     the debugger, what a plain client takes to upload as many bytes over that road.
@@ -65,6 +74,10 @@ type Options struct {
 const (
 	rounds    = 5
 	farRounds = 3
+
+	// often is how many times as many rounds a row has that compares callers' times: what they differ by is less than what
+	// the machine does beside them now and then, which a short round has to itself.
+	often = 4
 
 	// partRounds are the rounds that look at the parts, too: they take longer than the pair itself.
 	partRounds = 2
@@ -139,9 +152,10 @@ func Run(ctx context.Context, o Options) error {
 // all measures the rows in their order, those of one length of the road and one kind of bed together. A bed that cannot
 // be made leaves each of its rows not measured.
 func (b *run) all(rows []Row) {
+	beds := map[string]func(*scope, *e2e.Cluster) bed{"start": b.startBed, "requests": b.requestBed, "mirror": b.mirrorBed, "host": b.hostBed}
 	for len(rows) > 0 {
 		n := 1
-		for n < len(rows) && rows[n].start() == rows[0].start() && rows[n].Far == rows[0].Far {
+		for n < len(rows) && rows[n].bed() == rows[0].bed() && rows[n].Far == rows[0].Far {
 			n++
 		}
 		these := rows[:n]
@@ -149,11 +163,7 @@ func (b *run) all(rows []Row) {
 		done := len(b.results)
 		err := within(b.ctx, "bench", b.Log, func(s *scope) {
 			c := e2e.Up(s)
-			make := b.requestBed
-			if these[0].start() {
-				make = b.startBed
-			}
-			bed := make(s, c)
+			bed := beds[these[0].bed()](s, c)
 			if these[0].Far > 0 {
 				c.Road(s, e2e.Road{RoundTrip: these[0].Far})
 			}
@@ -193,6 +203,9 @@ func (b *run) row(r Row, on bed) {
 	}
 	if r.Far > 0 {
 		slice *= 2
+	}
+	if r.kind == copied {
+		n *= often
 	}
 	var pairs []Pair
 	values := map[string][]float64{}

@@ -13,12 +13,15 @@ type Row struct {
 	What    string // for the reader
 	Unit    string // of both sides
 	Seconds bool   // the value is what stepin takes longer, in seconds, and less is better; else it is a ratio, and more is
+	Less    bool   // the value is a ratio, and less is better
+	Exact   bool   // the value is a ratio, and has to be 1 in every round
 	Floor   float64
 	Goal    float64
 	Far     time.Duration // round trip added between machine and API server
 
 	kind kind
-	at   int // requests at a time
+	at   int  // requests at a time
+	tail bool // the time within which 99 of 100 were answered counts, not the median
 }
 
 // Pair is one round of a row: both sides, one right after the other.
@@ -82,13 +85,19 @@ func judge(r Row, pairs []Pair, err error) Result {
 	result.Median, result.Stepin, result.Plain = median(values), median(stepin), median(plain)
 	result.Least, result.Most = slices.Min(values), slices.Max(values)
 	result.Standing = r.stand(result.Median)
+	if r.Exact && result.Least != result.Most {
+		result.Standing = BelowFloor
+	}
 	return result
 }
 
 func (r Row) stand(value float64) Standing {
 	reaches := func(mark float64) bool { return value >= mark }
-	if r.Seconds {
+	if r.Seconds || r.Less {
 		reaches = func(mark float64) bool { return value <= mark }
+	}
+	if r.Exact {
+		reaches = func(mark float64) bool { return value == mark }
 	}
 	switch {
 	case reaches(r.Goal):

@@ -13,6 +13,8 @@ import (
 
 var (
 	ratio   = Row{Name: "ratio", Unit: "requests/s", Floor: 0.8, Goal: 0.9}
+	less    = Row{Name: "less", Unit: "µs", Less: true, Floor: 1.4, Goal: 1.1}
+	exact   = Row{Name: "exact", Unit: "of 1", Exact: true, Floor: 1, Goal: 1}
 	seconds = Row{Name: "seconds", Unit: "s", Seconds: true, Floor: 0.6, Goal: 0.2}
 )
 
@@ -35,6 +37,12 @@ func TestJudge(t *testing.T) {
 		"later than the goal":             {seconds, []Pair{{1.5, 1}}, nil, BelowGoal},
 		"too late":                        {seconds, []Pair{{1.7, 1}}, nil, BelowFloor},
 		"sooner":                          {seconds, []Pair{{0.5, 1}}, nil, Good},
+		"as little as it has to be":       {less, []Pair{{110, 100}}, nil, Good},
+		"more than the goal":              {less, []Pair{{140, 100}}, nil, BelowGoal},
+		"too much":                        {less, []Pair{{141, 100}}, nil, BelowFloor},
+		"all, and all again":              {exact, []Pair{{1, 1}, {1, 1}}, nil, Good},
+		"not all, once":                   {exact, []Pair{{1, 1}, {0.99, 1}, {1, 1}}, nil, BelowFloor},
+		"more than all":                   {exact, []Pair{{1.01, 1}}, nil, BelowFloor},
 		"nothing measured":                {ratio, nil, nil, NotMeasured},
 		"a round that failed":             {ratio, []Pair{{90, 100}}, errors.New("refused"), NotMeasured},
 		"nothing to compare with":         {ratio, []Pair{{90, 0}}, nil, NotMeasured},
@@ -79,15 +87,20 @@ func TestTable(t *testing.T) {
 func TestBreak(t *testing.T) {
 	for _, row := range Rows() {
 		pair := Pair{200, 100}
-		if row.Seconds {
+		if row.Seconds || row.Less || row.Exact {
 			pair = Pair{1, 1}
 		}
 		if got := judge(row, []Pair{pair}, nil).Standing; got != Good {
 			t.Errorf("%s, not broken: %v", row.Name, got)
 		}
-		if row.Seconds {
+		switch {
+		case row.Seconds:
 			pair.Stepin += row.brake().Seconds()
-		} else {
+		case row.Less:
+			pair.Stepin *= 1 + drive.Brake
+		case row.Exact:
+			pair.Stepin /= 2
+		default:
 			pair.Stepin /= 1 + drive.Brake
 		}
 		if got := judge(row, []Pair{pair}, nil).Standing; got != BelowFloor {
@@ -101,7 +114,7 @@ func TestRows(t *testing.T) {
 	var names []string
 	for _, r := range Rows() {
 		names = append(names, r.Name)
-		if r.Seconds && r.Floor <= r.Goal || !r.Seconds && r.Floor >= r.Goal {
+		if less := r.Seconds || r.Less; !r.Exact && (less && r.Floor <= r.Goal || !less && r.Floor >= r.Goal) {
 			t.Errorf("%s: floor %v, goal %v", r.Name, r.Floor, r.Goal)
 		}
 	}
@@ -111,6 +124,7 @@ func TestRows(t *testing.T) {
 			want = append(want, name+far)
 		}
 	}
+	want = append(want, "mirror-1-p50", "mirror-1-p99", "mirror-10-p50", "mirror-10-p99", "mirror-1-all", "mirror-10-all", "mirror-64-all", "host-path")
 	if !slices.Equal(names, want) {
 		t.Errorf("%q", names)
 	}
@@ -119,7 +133,7 @@ func TestRows(t *testing.T) {
 // TestNamed: which rows a word on the command line means.
 func TestNamed(t *testing.T) {
 	for pattern, want := range map[string]int{
-		"f5-warm": 1, "f5-*": 3, "*": 11, "*@50ms": 11, "*@*": 33, "stolen-1@*": 3, "nothing": 0, "[": 0, "out": 0,
+		"f5-warm": 1, "f5-*": 3, "*": 19, "*@50ms": 11, "*@*": 41, "stolen-1@*": 3, "nothing": 0, "[": 0, "out": 0,
 	} {
 		var got []string
 		for _, r := range Rows() {

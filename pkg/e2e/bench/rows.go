@@ -26,6 +26,9 @@ const (
 	out     kind = "out"
 	outDown kind = "out-down"
 	outUp   kind = "out-up"
+	copied  kind = "mirror"
+	counted kind = "mirror, counted"
+	host    kind = "host-path"
 )
 
 // Rows are all that can be measured, in the table's order.
@@ -62,7 +65,27 @@ func Rows() []Row {
 			rows = append(rows, r)
 		}
 	}
-	return rows
+	return append(rows, apart()...)
+}
+
+// apart are the rows that know no road: what they measure is on one side of it.
+func apart() (rows []Row) {
+	for _, at := range []int{1, 10} {
+		rows = append(rows,
+			Row{Name: fmt.Sprintf("mirror-%d-p50", at), kind: copied, at: at, What: fmt.Sprintf("callers of a mirrored pod, %d at a time, median", at),
+				Unit: "µs", Less: true, Floor: 1.1, Goal: 1.03},
+			Row{Name: fmt.Sprintf("mirror-%d-p99", at), kind: copied, at: at, What: fmt.Sprintf("callers of a mirrored pod, %d at a time, 99th percentile", at),
+				Unit: "µs", Less: true, Floor: 1.4, Goal: 1.1, tail: true})
+	}
+	for _, at := range []int{1, 10, 64} {
+		r := Row{Name: fmt.Sprintf("mirror-%d-all", at), kind: counted, at: at, What: fmt.Sprintf("of the requests, %d at a time: copied or counted as lost", at),
+			Unit: "of 1", Exact: true, Floor: 1, Goal: 1}
+		if at == 1 {
+			r.What = "of the requests, 1 at a time: copied"
+		}
+		rows = append(rows, r)
+	}
+	return append(rows, Row{Name: string(host), kind: host, What: "a file of the machine's, under preload", Unit: "ns", Less: true, Floor: 1.3, Goal: 1.1})
 }
 
 // named tells whether a name or a pattern means the row. One without @ means none with a round trip added.
@@ -139,5 +162,23 @@ func (r Row) brake() time.Duration {
 // then part of the plain side.
 func (r Row) sends() bool { return r.Far > 0 && (r.kind == f5Cold || r.kind == f5Build) }
 
-// start tells whether the row is one of F5's.
-func (r Row) start() bool { return r.Seconds }
+// took is what a report says of the row's callers, in its unit.
+func (r Row) took(report drive.Report) float64 {
+	if r.tail {
+		return float64(report.P99.Microseconds())
+	}
+	return float64(report.P50.Microseconds())
+}
+
+// bed is the name of what the row is measured on.
+func (r Row) bed() string {
+	switch r.kind {
+	case f5Cold, f5Build, f5Warm:
+		return "start"
+	case copied, counted:
+		return "mirror"
+	case host:
+		return "host"
+	}
+	return "requests"
+}
