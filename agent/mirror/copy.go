@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -45,14 +46,17 @@ func newCopy(c *Capture, one *conn, t *Taker, midway bool) *Copy {
 	return &Copy{Client: one.client, Local: one.local, Begun: !midway, joined: !midway, capture: c, taker: t, wake: make(chan struct{}, 1)}
 }
 
-// Next waits for what the client sent next. The end is io.EOF, ECONNRESET, a *Gap, or another error where the capture has
+// maxTogether is how much of what waits Next joins: small requests that came in one block of the ring then travel as one
+// message. Each would wake every process on the way to the session, and those on the node compete with the pod.
+const maxTogether = 16 << 10
+
+// Next waits for what the client sent next, and takes all of it up to maxTogether. The end is io.EOF, ECONNRESET, a *Gap, or another error where the capture has
 // ended.
 func (cp *Copy) Next(ctx context.Context) ([]byte, error) {
 	for {
 		cp.mu.Lock()
 		if len(cp.queue) > 0 {
-			data := cp.queue[0]
-			cp.queue[0], cp.queue = nil, cp.queue[1:]
+			data := cp.together()
 			cp.shrink(len(data))
 			cp.mu.Unlock()
 			cp.taker.Counts.Bytes.Add(uint64(len(data)))
@@ -72,6 +76,22 @@ func (cp *Copy) Next(ctx context.Context) ([]byte, error) {
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// together takes from the queue, which is not empty. It is called with cp.mu held.
+func (cp *Copy) together() []byte {
+	n, sum := 1, len(cp.queue[0])
+	for n < len(cp.queue) && sum+len(cp.queue[n]) <= maxTogether {
+		sum += len(cp.queue[n])
+		n++
+	}
+	data := cp.queue[0]
+	if n > 1 {
+		data = bytes.Join(cp.queue[:n], nil)
+	}
+	clear(cp.queue[:n])
+	cp.queue = cp.queue[n:]
+	return data
 }
 
 // Leave says that nothing more is wanted. lost says whether what was not taken counts as lost: the taker could not take it.

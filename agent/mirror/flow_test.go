@@ -125,6 +125,26 @@ func (b *bench) want(what string, copies ...string) {
 	}
 }
 
+// TestTogether: what waits is taken at once, up to a bound that only a frame by itself may be beyond.
+func TestTogether(t *testing.T) {
+	b := newBench(t, nil)
+	b.sends(client4, local4, false, flagSYN, 0, "")
+	seq, want := uint32(1), []int{600, maxTogether, maxTogether / 2, 2 * maxTogether, 5}
+	for _, n := range []int{100, 200, 300, maxTogether - 1, 1, maxTogether / 2, 2 * maxTogether, 5} {
+		b.sends(client4, local4, false, flagACK, seq, strings.Repeat("x", n))
+		seq += uint32(n)
+	}
+	for i, n := range want {
+		data, err := b.taken[0].Next(context.Background())
+		if err != nil || len(data) != n {
+			t.Errorf("%d: %d bytes, want %d; %v", i, len(data), n, err)
+		}
+	}
+	if held, bytes := b.held.Load(), b.taker.Counts.Bytes.Load(); held != 0 || bytes != uint64(seq-1) {
+		t.Errorf("%d bytes are held, %d counted of %d", held, bytes, seq-1)
+	}
+}
+
 // TestConnection follows connections as clients make them.
 func TestConnection(t *testing.T) {
 	const wrap = ^uint32(0) - 3
