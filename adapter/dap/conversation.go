@@ -62,6 +62,8 @@ type extension struct {
 	// OwnChildren: it starts child sessions itself, by childEvent. The editor would give each a console and a stop button that
 	// know nothing of the parent's.
 	OwnChildren bool `json:"__startsChildren"`
+	// OwnProgress: it shows the progress itself, for every session; VS Code does so only for the one that has its focus.
+	OwnProgress bool `json:"__showsProgress"`
 }
 
 // operation is a launch or restart under way.

@@ -219,7 +219,8 @@ func debuggees(a *adapter) (pids []int) {
 	return pids
 }
 
-// TestCancel cancels a launch by its progress and by its request while the session starts.
+// TestCancel cancels a launch by its progress and by its request while the session starts, and by the progress that our own
+// extension shows.
 func TestCancel(t *testing.T) {
 	hang := func(o *dap.Options) {
 		o.Start = func(ctx context.Context, _ *config.Launch, _ dap.Hints, k dap.Hooks) (dap.Runner, error) {
@@ -228,15 +229,18 @@ func TestCancel(t *testing.T) {
 			return nil, ctx.Err()
 		}
 	}
-	for _, by := range []string{"progressId", "requestId"} {
+	for _, how := range []struct{ by, prefix string }{{"progressId", ""}, {"requestId", ""}, {"progressId", "stepin."}} {
+		by := how.by
 		a := startAdapter(t, program(t, "hello"), hang)
 		must(t, a.Client, "initialize", initialize)
-		seq, answer, err := a.Send("launch", launchArgs(map[string]any{"program": "."}))
+		launch := launchArgs(map[string]any{"program": "."})
+		launch["__showsProgress"] = how.prefix != ""
+		seq, answer, err := a.Send("launch", launch)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var p struct{ ProgressID, Message string }
-		body(t, event(t, a.Client, "progressUpdate").Body, &p)
+		body(t, event(t, a.Client, how.prefix+"progressUpdate").Body, &p)
 		args := map[string]any{by: seq}
 		if by == "progressId" {
 			args[by] = p.ProgressID
@@ -245,7 +249,7 @@ func TestCancel(t *testing.T) {
 		if m := <-answer; m == nil || m.Success || m.Text != "cancelled" {
 			t.Errorf("%s: launch is answered %+v", by, m)
 		}
-		event(t, a.Client, "progressEnd")
+		event(t, a.Client, how.prefix+"progressEnd")
 		refused(t, a.Client, "cancel", map[string]any{"requestId": seq})
 	}
 }

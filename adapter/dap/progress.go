@@ -5,10 +5,11 @@ import (
 	"sync"
 )
 
-// progress is one operation as the editor shows it (DAP: progressStart, progressUpdate, progressEnd). Its zero value
-// and nil show nothing: not every editor can.
+// progress is one operation as the editor shows it (DAP: progressStart, progressUpdate, progressEnd), or our extension
+// (ownEvents before these names, with the same bodies). Its zero value and nil show nothing: not every editor can.
 type progress struct {
-	id string
+	id     string
+	prefix string // of the events' names
 
 	mu    sync.Mutex
 	c     *conversation
@@ -16,10 +17,13 @@ type progress struct {
 	ended bool
 }
 
+// ownEvents begins the names of the events that only our own extension knows.
+const ownEvents = "stepin."
+
 // startProgress begins one; it can be cancelled by its id. seq is the editor's number of the request it belongs to.
 func (c *conversation) startProgress(seq int, title string) *progress {
 	c.mu.Lock()
-	shown := c.client.Progress
+	shown, own := c.client.Progress, c.client.OwnProgress
 	c.mu.Unlock()
 	p := &progress{id: "stepin-" + strconv.Itoa(seq)}
 	if !shown {
@@ -27,7 +31,10 @@ func (c *conversation) startProgress(seq int, title string) *progress {
 		return p
 	}
 	p.c = c
-	c.reply(newEvent("progressStart", struct {
+	if own {
+		p.prefix = ownEvents
+	}
+	c.reply(newEvent(p.prefix+"progressStart", struct {
 		ID          string `json:"progressId"`
 		Title       string `json:"title"`
 		RequestID   int    `json:"requestId"`
@@ -48,7 +55,7 @@ func (p *progress) update(message string, done, total int) {
 	if total > 0 {
 		body["percentage"] = min(100, 100*done/total)
 	}
-	p.c.reply(newEvent("progressUpdate", body))
+	p.c.reply(newEvent(p.prefix+"progressUpdate", body))
 }
 
 // end takes it off the screen; later calls do nothing.
@@ -59,5 +66,5 @@ func (p *progress) end() {
 		return
 	}
 	p.ended = true
-	p.c.reply(newEvent("progressEnd", map[string]string{"progressId": p.id}))
+	p.c.reply(newEvent(p.prefix+"progressEnd", map[string]string{"progressId": p.id}))
 }
