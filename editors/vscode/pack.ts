@@ -23,7 +23,7 @@ function manifest(): Manifest {
   for (const d of m.contributes.debuggers) d.configurationAttributes.launch = attributes(schema);
   // VS Code lays what is contributed for "*" over every debugger's.
   m.contributes.debuggers.push({ type: "*", configurationAttributes: { launch: { properties: { stepin: block(schema) } } } });
-  m.files = ["bin", "dist", "js-debug", "schema", "README.md", "LICENSE"];
+  m.files = ["bin", "dist", "js-debug", "schema", "walkthrough", "README.md", "LICENSE"];
   delete m.scripts;
   delete m.devDependencies;
   return m;
@@ -35,7 +35,7 @@ const server = ["vsDebugServer.cjs", "bootloader.js", "watchdog.js", "hash.js", 
 function stage(stepin: string, jsDebug: string, dir: string): void {
   rmSync(dir, { recursive: true, force: true });
   mkdirSync(join(dir, "bin"), { recursive: true });
-  for (const name of ["README.md", "LICENSE", "js-debug", "schema"]) cpSync(join(here, name), join(dir, name), { recursive: true });
+  for (const name of ["README.md", "LICENSE", "js-debug", "schema", "walkthrough"]) cpSync(join(here, name), join(dir, name), { recursive: true });
   writeFileSync(join(dir, "package.json"), JSON.stringify(manifest(), undefined, 2));
   copyFileSync(stepin, join(dir, "bin/stepin"));
   chmodSync(join(dir, "bin/stepin"), 0o755);

@@ -6,7 +6,7 @@ import { randomUUID } from "node:crypto";
 import { existsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { environment, failure, Failure } from "./stepin.ts";
+import { environment, failure, unusable } from "./stepin.ts";
 
 export interface AdapterOptions {
   /** The stepin to run. */
@@ -64,7 +64,7 @@ export class Adapter {
     return new Promise((resolve, reject) => {
       const slow = setTimeout(() => {
         child.kill();
-        reject(new Failure(`${path} did not listen within ${startTime / 1000} s`));
+        reject(unusable(path, `did not listen within ${startTime / 1000} s`));
       }, startTime);
       child.stdout.once("data", () => {
         clearTimeout(slow);
@@ -72,7 +72,7 @@ export class Adapter {
       });
       child.on("error", (err) => {
         clearTimeout(slow);
-        reject(new Failure(`${path} cannot be run: ${err.message}`));
+        reject(unusable(path, `cannot be run: ${err.message}`));
       });
       child.on("close", () => {
         clearTimeout(slow);

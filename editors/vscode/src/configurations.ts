@@ -4,7 +4,7 @@ import { hasBlock, unfolded } from "./block.ts";
 import { findDlv, pythonOf } from "./debuggers.ts";
 import { absolutePaths, findYAML, isChild, type Launch, offer, programFolder, wantsTarget } from "./launch.ts";
 import type { Picker } from "./picker.ts";
-import { run } from "./stepin.ts";
+import { Failure, run } from "./stepin.ts";
 import { showFailure } from "./show.ts";
 
 type Folder = vscode.WorkspaceFolder | undefined;
@@ -12,10 +12,13 @@ type Folder = vscode.WorkspaceFolder | undefined;
 export class Configurations implements vscode.DebugConfigurationProvider {
   readonly #picker: Picker;
   readonly #path: () => string;
+  readonly #ready: () => Promise<unknown>;
 
-  constructor(picker: Picker, path: () => string) {
+  /** ready rejects with a Failure where no session could be started: said here, the user reads it with its buttons. */
+  constructor(picker: Picker, path: () => string, ready: () => Promise<unknown> = () => Promise.resolve()) {
     this.#picker = picker;
     this.#path = path;
+    this.#ready = ready;
   }
 
   /** For a new launch.json, and for the list of "Select and Start Debugging". */
@@ -52,12 +55,14 @@ export class Configurations implements vscode.DebugConfigurationProvider {
         if (!picked) return undefined;
         launch = picked;
       }
+      await this.#ready();
     } catch (err) {
       showFailure(err, launch, folder, this.#path());
       return undefined;
     }
-    // Our own buttons instead of the editor's dialog (problems.ts), and children as its own debuggers have them (children.ts).
-    return { ...(await withDebugger(launch, folder)), __showsErrors: true, __startsChildren: true };
+    // Our own buttons instead of the editor's dialog (problems.ts), children as its own debuggers have them (children.ts), and
+    // every session's progress, not that of the focused one only (progress.ts).
+    return { ...(await withDebugger(launch, folder)), __showsErrors: true, __startsChildren: true, __showsProgress: true };
   }
 
   /** The configuration with a target: stepin.yaml's, or the one that the user picks. */
@@ -65,8 +70,10 @@ export class Configurations implements vscode.DebugConfigurationProvider {
     const cwd = programFolder(launch.debugger, folder?.uri.fsPath ?? process.cwd());
     const yaml = findYAML(cwd);
     if (yaml) {
-      const shown = JSON.parse(await run(this.#path(), ["config", "show", yaml, "-o", "json"], { cwd })) as Launch;
-      if (shown.target) return launch;
+      const shown = await run(this.#path(), ["config", "show", yaml, "-o", "json"], { cwd }).catch((err: unknown) => {
+        throw err instanceof Failure && !err.cures.includes("Open Settings") ? new Failure(err.message, err.hint, ["Open stepin.yaml"]) : err;
+      });
+      if ((JSON.parse(shown) as Launch).target) return launch;
     }
     const picked = await this.#picker.pick(launch, cwd, true);
     return picked && { ...launch, ...picked };

@@ -63,9 +63,13 @@ export function wantsTarget(launch: Launch): boolean {
   return !launch.target || launch.target === "pick";
 }
 
-/** debugger with absolute paths, so that it does not matter where the adapter was started. */
+/**
+ * debugger with absolute paths, so that it does not matter where the adapter was started. One that is not as it should be stays
+ * as it is: stepin says what is wrong with it.
+ */
 export function absolutePaths(debug: Debugger, folder: string | undefined): Debugger {
-  if (!folder) return debug;
+  const wrong = [debug.program, debug.cwd, debug.dlvCwd].some((path: unknown) => path !== undefined && typeof path !== "string");
+  if (!folder || wrong) return debug;
   if (debug.type === "python" || debug.type === "node") {
     // As the extensions of these languages have it.
     const cwd = resolve(folder, debug.cwd ?? "");
@@ -80,8 +84,8 @@ export function absolutePaths(debug: Debugger, folder: string | undefined): Debu
 
 /** The folder that the program is in, where a stepin.yaml upwards counts. */
 export function programFolder(debug: Debugger | undefined, folder: string): string {
-  const program = debug?.program;
-  if (!program || !isAbsolute(program)) return folder;
+  const program: unknown = debug?.program;
+  if (typeof program !== "string" || !isAbsolute(program)) return folder;
   try {
     return statSync(program).isDirectory() ? program : dirname(program);
   } catch {

@@ -123,7 +123,7 @@ export class Picker {
     try {
       return parse(text);
     } catch {
-      throw new Failure("stepin targets said what this extension does not understand", "stepin.path names another version");
+      throw new Failure("stepin targets said what this extension does not understand", "stepin.path names another version", ["Open Settings"]);
     }
   }
 
@@ -133,8 +133,7 @@ export class Picker {
   }
 
   async #context({ launch, cwd }: Where): Promise<string | undefined> {
-    const kubeconfig = launch.kubeconfig ? ["--kubeconfig", launch.kubeconfig] : [];
-    const text = await run(this.#path(), ["targets", "--contexts", "-o", "json", ...kubeconfig], { cwd });
+    const text = await run(this.#path(), ["targets", "--contexts", "-o", "json", ...given("--kubeconfig", "kubeconfig", launch)], { cwd });
     const contexts = JSON.parse(text) as Context[];
     const items = contexts.map((c) => ({
       label: c.name,
@@ -146,12 +145,16 @@ export class Picker {
 }
 
 function flags({ launch, everywhere }: Where): string[] {
-  const list: string[] = [];
-  if (everywhere) list.push("-A");
-  else if (launch.namespace) list.push("-n", launch.namespace);
-  if (launch.context) list.push("--context", launch.context);
-  if (launch.kubeconfig) list.push("--kubeconfig", launch.kubeconfig);
-  return list;
+  const list: string[] = everywhere ? ["-A"] : given("-n", "namespace", launch);
+  return [...list, ...given("--context", "context", launch), ...given("--kubeconfig", "kubeconfig", launch)];
+}
+
+/** A flag with the key's value, where there is one. */
+function given(flag: string, key: "namespace" | "context" | "kubeconfig", launch: Launch): string[] {
+  const value: unknown = launch[key];
+  if (value === undefined || value === "") return [];
+  if (typeof value !== "string" || value.includes("\0")) throw new Failure(`"${key}" must be a word, not ${JSON.stringify(value)}`, "", ["Open launch.json"]);
+  return [flag, value];
 }
 
 async function chooseContainer(target: Target): Promise<Choice | undefined> {

@@ -1,12 +1,12 @@
 // Showing errors: one sentence, and buttons that mend.
 import * as vscode from "vscode";
-import type { Launch } from "./launch.ts";
+import { findYAML, type Launch, programFolder } from "./launch.ts";
 import { type Cure, cures, isFailure, sentence } from "./problems.ts";
 import { Failure } from "./stepin.ts";
 
 type Folder = vscode.WorkspaceFolder | undefined;
 
-/** Shows why a launch was refused; the adapter leaves it to us (__showsErrors). */
+/** Shows why a launch, or what was asked of a session, was refused; the adapter leaves it to us (__showsErrors). */
 export function tracker(session: vscode.DebugSession, path: () => string): vscode.DebugAdapterTracker {
   return {
     onDidSendMessage(message: unknown) {
@@ -19,27 +19,45 @@ export function tracker(session: vscode.DebugSession, path: () => string): vscod
 
 /** Shows what went wrong before there was a session. */
 export function showFailure(err: unknown, launch: Launch, folder: Folder, path: string): void {
-  const text = err instanceof Error ? err.message : String(err);
-  const hint = err instanceof Failure && err.hint ? `. ${err.hint}` : "";
-  void show(`stepin: ${text}${hint}`, ["Run Doctor", "Open launch.json"], launch, folder, path);
+  const failure = err instanceof Failure ? err : new Failure(err instanceof Error ? err.message : String(err));
+  const hint = failure.hint ? `. ${failure.hint}` : "";
+  void show(`stepin: ${failure.message}${hint}`, failure.cures, launch, folder, path);
 }
 
-async function show(text: string, buttons: Cure[], launch: Launch, folder: Folder, path: string): Promise<void> {
-  switch (await vscode.window.showErrorMessage(text, ...buttons)) {
+async function show(text: string, buttons: readonly Cure[], launch: Launch, folder: Folder, path: string): Promise<void> {
+  const cure = await vscode.window.showErrorMessage(text, ...buttons);
+  if (cure) await mend(cure, launch, folder, path);
+}
+
+async function mend(cure: Cure, launch: Launch, folder: Folder, path: string): Promise<void> {
+  switch (cure) {
     case "Open launch.json":
       await vscode.commands.executeCommand("workbench.action.debug.configure");
       break;
+    case "Open stepin.yaml": {
+      const yaml = findYAML(programFolder(launch.debugger, folder?.uri.fsPath ?? process.cwd()));
+      if (yaml) await vscode.window.showTextDocument(vscode.Uri.file(yaml));
+      break;
+    }
+    case "Open Settings":
+      await openSettings();
+      break;
     case "Choose Another Target":
       await vscode.debug.startDebugging(folder, { ...launch, target: "pick" });
+      break;
+    case "Mirror Instead":
+      await vscode.debug.startDebugging(folder, { ...launch, incoming: { ...(launch["incoming"] as object | undefined), mode: "mirror" } });
       break;
     case "Run Doctor":
       doctor(path, launch);
       break;
     case "Show Log":
       await vscode.commands.executeCommand("stepin.showLog");
-      break;
-    case undefined:
   }
+}
+
+export async function openSettings(): Promise<void> {
+  await vscode.commands.executeCommand("workbench.action.openSettings", "stepin.");
 }
 
 /** Runs doctor in a terminal, for the launch's target where there is one. */

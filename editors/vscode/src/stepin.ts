@@ -1,13 +1,21 @@
 // Running the stepin binary: for a result, or for as long as the window lives. Nothing here knows of VS Code.
 import { spawn } from "node:child_process";
+import type { Cure } from "./problems.ts";
 
-/** An error of stepin's own: one sentence, and what to do about it (may be empty). */
+/** An error of stepin's own: one sentence, what to do about it (may be empty), and the buttons that do it. */
 export class Failure extends Error {
   readonly hint: string;
-  constructor(sentence: string, hint = "") {
+  readonly cures: readonly Cure[];
+  constructor(sentence: string, hint = "", cures: readonly Cure[] = ["Run Doctor", "Open launch.json"]) {
     super(sentence);
     this.hint = hint;
+    this.cures = cures;
   }
+}
+
+/** That stepin itself, not what it was asked for, fails; both where the setting may be wrong. */
+export function unusable(path: string, why: string): Failure {
+  return new Failure(`${path} ${why}`, "", ["Open Settings", "Show Log"]);
 }
 
 export interface RunOptions {
@@ -39,7 +47,7 @@ export function run(path: string, args: string[], options: RunOptions): Promise<
       errors = (errors + text).slice(-maxErrors);
     });
     child.on("error", (err) => {
-      reject(options.signal?.aborted ? err : new Failure(`${path} cannot be run: ${err.message}`));
+      reject(options.signal?.aborted ? err : unusable(path, `cannot be run: ${err.message}`));
     });
     child.on("close", (status, signal) => {
       if (status === 0) resolve(result);

@@ -1,6 +1,6 @@
 // What needs neither VS Code nor stepin.
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -8,7 +8,8 @@ import { attributes, block, type Schema } from "../attributes.ts";
 import { hasBlock, unfolded } from "../src/block.ts";
 import { carried, findDlv, pythonOf } from "../src/debuggers.ts";
 import { absolutePaths, findYAML, offer, programFolder, wantsTarget } from "../src/launch.ts";
-import { cures, isFailure, sentence } from "../src/problems.ts";
+import { cures, isFailure, sentence, treated } from "../src/problems.ts";
+import { sharers, sharerText } from "../src/state.ts";
 import { environment, failure } from "../src/stepin.ts";
 import { describe, detail, parse, remembered, sorted } from "../src/targets.ts";
 
@@ -122,22 +123,69 @@ test("targets: used ones first, what cannot be one last", () => {
   assert.equal(many.length, 20);
 });
 
+const failed = (id: number, format: string, message = format, command = "launch") =>
+  ({ type: "response", command, success: false, message, body: { error: { id, format } } }) as const;
+
 test("errors are one sentence with what mends them", () => {
-  const failed = (id: number, format: string, message = format) =>
-    ({ type: "response", command: "launch", success: false, message, body: { error: { id, format } } }) as const;
   const unknown = failed(227, "there is no deployment/order\nhint: did you mean deployment/orders?");
   assert.ok(isFailure(unknown));
   assert.equal(sentence(unknown), "stepin: there is no deployment/order. did you mean deployment/orders?");
-  assert.deepEqual(cures(unknown), ["Choose Another Target", "Run Doctor"]);
-  assert.deepEqual(cures(failed(223, "")), ["Run Doctor", "Open launch.json"]);
-  assert.deepEqual(cures(failed(102, "")), ["Open launch.json"]);
-  assert.deepEqual(cures(failed(302, "")), ["Run Doctor"]);
-  assert.deepEqual(cures(failed(100, "")), ["Show Log"]);
+  assert.deepEqual(cures(unknown), ["Choose Another Target", "Open launch.json"]);
   assert.equal(sentence(failed(403, "Build error")), undefined);
   assert.equal(sentence(failed(100, "launch was cancelled", "cancelled")), undefined);
+  assert.deepEqual(cures(failed(210, "", "", "stepin.setMode")), ["Run Doctor", "Show Log"]);
+  assert.deepEqual(cures(failed(213, "", "", "stepin.setMode")), []); // the session that runs is not started anew
+  assert.deepEqual(cures({ type: "response", command: "launch", success: false }), ["Show Log"]);
   assert.ok(!isFailure({ type: "response", command: "evaluate", success: false }));
+  assert.ok(!isFailure({ type: "response", command: "stepin.sessions", success: false }));
   assert.ok(!isFailure({ type: "event", event: "output" }));
   assert.ok(!isFailure(undefined));
+});
+
+test("every number of an error is treated, and no other", () => {
+  const go = readFileSync(new URL("../../../pkg/fail/codes.go", import.meta.url), "utf8");
+  const numbers = [...go.matchAll(/^\s*\w+\s+Code = (\d+)/gm)].map((m) => Number(m[1]));
+  assert.ok(numbers.length > 30);
+  const known = Object.keys(treated).map(Number);
+  assert.deepEqual(numbers.toSorted(), known.toSorted(), "src/problems.ts: treated has the buttons of each number of pkg/fail/codes.go");
+  for (const later of [199, 299, 399, 499]) assert.notDeepEqual(cures(failed(later, "")), []);
+});
+
+test("the manifest: what is contributed is there, and is asked for no more than it must", () => {
+  const text = readFileSync(new URL("../package.json", import.meta.url), "utf8");
+  const { contributes, capabilities } = JSON.parse(text) as {
+    capabilities: { untrustedWorkspaces: { supported: boolean; description: string } };
+    contributes: {
+      commands: { command: string; title: string; category: string }[];
+      menus: { commandPalette: { command: string }[] };
+      walkthroughs: { steps: { description: string; media: { markdown: string } }[] }[];
+    };
+  };
+  assert.equal(capabilities.untrustedWorkspaces.supported, false);
+  assert.ok(capabilities.untrustedWorkspaces.description);
+  const source = readdirSync(new URL("../src", import.meta.url)).map((name) => readFileSync(new URL(`../src/${name}`, import.meta.url), "utf8")).join("");
+  const commands = contributes.commands.map(({ command }) => command);
+  for (const command of commands) assert.ok(source.includes(`registerCommand("${command}"`), command);
+  for (const [, command] of source.matchAll(/registerCommand\("(stepin\.\w+)"/g)) assert.ok(commands.includes(command ?? ""), command);
+  for (const { category } of contributes.commands) assert.equal(category, "stepin");
+  for (const { command } of contributes.menus.commandPalette) assert.ok(commands.includes(command));
+  for (const { description, media } of contributes.walkthroughs.flatMap(({ steps }) => steps)) {
+    assert.ok(existsSync(new URL(`../${media.markdown}`, import.meta.url)), media.markdown);
+    const [, command = ""] = /\(command:([\w.]+)\)/.exec(description) ?? [];
+    assert.ok(commands.includes(command) || command.startsWith("workbench.action.debug."), command);
+  }
+  assert.doesNotMatch(source, /telemetry|createTelemetryLogger|fetch\(/i);
+});
+
+test("who shares a target: a row each, this window's first, whatever is said", () => {
+  const now = new Date("2026-01-02T12:00:00");
+  const all = sharers({ sessions: [{ id: "", who: "", pod: "a" }, { id: "x", who: "eve", since: "2026-01-02T09:05:00" }, { id: "y" }] }, new Set(["y"]));
+  assert.deepEqual(all.map((s) => [s.who, sharerText(s, now)]), [
+    ["somebody", "this window"],
+    ["somebody", ""],
+    ["eve", `since ${new Date("2026-01-02T09:05:00").toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })}`],
+  ]);
+  for (const nothing of [null, undefined, {}, { sessions: null }, { sessions: 7 }, []]) assert.deepEqual(sharers(nothing, new Set()), []);
 });
 
 test("stepin's own way of failing is read", () => {

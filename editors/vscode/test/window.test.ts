@@ -1,59 +1,21 @@
 // The extension's parts with a window that is played (test/vscode.ts) and with the real stepin, where it is built.
 import assert from "node:assert/strict";
-import { chmodSync, existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
-import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { beforeEach, test } from "node:test";
 import type * as vscode from "vscode";
 import { Adapter } from "../src/adapter.ts";
 import { startChild } from "../src/children.ts";
-import { blocks, Configurations } from "../src/configurations.ts";
-import { Picker } from "../src/picker.ts";
-import { tracker } from "../src/show.ts";
-import { answers, said } from "./vscode.ts";
+import { blocks } from "../src/configurations.ts";
+import { configurations, dir, folder, listing, player, written } from "./played.ts";
+import { afresh, answers, said } from "./vscode.ts";
 
 const stepin = join(import.meta.dirname, "../../../bin/stepin");
 
-const dir = mkdtempSync(join(tmpdir(), "stepin-test-"));
-process.on("exit", () => {
-  rmSync(dir, { recursive: true });
-});
-
-const listing = { items: [{ namespace: "shop", target: "deployment/orders", ready: 1, of: 1 }] };
-
-/** A stepin that says what it is told to, and what it was asked. */
-function player(script: string): string {
-  const path = join(dir, `stepin-${Math.random()}`);
-  writeFileSync(path, `#!/usr/bin/env node\n${script}\n`);
-  chmodSync(path, 0o755);
-  return path;
-}
-
-function memory(): vscode.Memento {
-  const kept = new Map<string, unknown>();
-  return {
-    keys: () => [...kept.keys()],
-    get: (key: string, otherwise?: unknown) => kept.get(key) ?? otherwise,
-    update: (key: string, value: unknown) => Promise.resolve(void kept.set(key, value)),
-  } as vscode.Memento;
-}
-
-function configurations(path: string, memo = memory()): Configurations {
-  return new Configurations(new Picker(memo, () => path), () => path);
-}
-
-const folder = { uri: { fsPath: dir } } as unknown as vscode.WorkspaceFolder;
-const written = { type: "stepin", request: "launch", name: "n", debugger: { type: "go", program: "." } };
-
 beforeEach(() => {
-  said.errors.length = said.commands.length = said.sent.length = 0;
+  afresh();
   answers.settings = { dlvPath: "/the/dlv" };
-  answers.choose = (rows) => rows[0];
-  delete answers.button;
-  delete answers.language;
-  delete answers.python;
-  delete answers.rowButton;
 });
 
 test("an empty configuration becomes one for the open program, or a sentence", () => {
@@ -78,6 +40,7 @@ test("a missing target is picked, and the debugger handed over", async () => {
     debugger: { type: "go", program: dir, dlvToolPath: "/the/dlv" },
     __showsErrors: true,
     __startsChildren: true,
+    __showsProgress: true,
   });
 });
 
@@ -92,6 +55,7 @@ test("a block in another's configuration becomes ours, others stay as they are",
     debugger: { type: "go", program: dir, dlvToolPath: "/the/dlv" },
     __showsErrors: true,
     __startsChildren: true,
+    __showsProgress: true,
   });
   assert.equal(await resolve({ ...other, type: "lldb", stepin: {} }), undefined);
   assert.deepEqual(said.errors, [`stepin: stepin cannot debug what lldb debugs. Leave the key "stepin" out`]);
@@ -192,16 +156,6 @@ test("a child session is started in its parent's console, and ends with it", asy
   assert.equal(said.commands.length, 1);
 });
 
-test("a refused launch is shown with its buttons", async () => {
-  answers.button = "Choose Another Target";
-  const session = { configuration: { ...written, target: "deployment/order" } } as unknown as vscode.DebugSession;
-  const error = { id: 227, format: "there is no deployment/order", showUser: false };
-  tracker(session, () => "stepin").onDidSendMessage?.({ type: "response", command: "launch", success: false, body: { error } });
-  await new Promise(setImmediate);
-  assert.deepEqual(said.errors, ["stepin: there is no deployment/order"]);
-  assert.deepEqual(said.commands, ["start pick"]);
-});
-
 test("one adapter for all sessions, in a directory of its own, gone with the window", async () => {
   const adapter = new Adapter({ path: () => stepin, cwd: dir, carried: () => ({ "js-debug": "/own/server.js" }), log: () => undefined });
   const [first, second] = await Promise.all([adapter.socket(), adapter.socket()]);
@@ -225,12 +179,4 @@ test("one adapter for all sessions, in a directory of its own, gone with the win
   assert.notEqual(again, first);
   adapter.dispose();
   while (existsSync(again)) await new Promise((resolve) => setTimeout(resolve, 10));
-});
-
-test("an adapter that does not start says why, and can be tried again", async () => {
-  const path = player(`console.error("stepin: no\\nhint: mend it"); process.exit(125)`);
-  const adapter = new Adapter({ path: () => path, cwd: dir, carried: () => ({}), log: () => undefined });
-  await assert.rejects(adapter.socket(), { message: "no", hint: "mend it" });
-  const missing = new Adapter({ path: () => join(dir, "no-such"), cwd: dir, carried: () => ({}), log: () => undefined });
-  await assert.rejects(missing.socket(), /cannot be run/);
 });
