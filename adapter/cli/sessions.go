@@ -89,6 +89,10 @@ func listSessions(cmd *cobra.Command, version string, f *sessionsFlags) error {
 	if f.output == "json" {
 		return printJSON(cmd, list)
 	}
+	if len(list) == 0 && o.Cluster != nil && !f.all {
+		fmt.Fprintln(cmd.ErrOrStderr(), "stepin: there are no sessions in namespace "+o.Cluster.Namespace()+"; -A asks for all namespaces")
+		return nil
+	}
 	return printSessions(cmd, f.all, list)
 }
 

@@ -76,6 +76,16 @@ func shown(format string) string {
 	})
 }
 
+// TestIndex: every page is found from docs/README.md.
+func TestIndex(t *testing.T) {
+	index := read(t, "docs/README.md")
+	for _, name := range files() {
+		if base, ok := strings.CutPrefix(name, "docs/"); ok && path.Ext(name) == ".md" && base != "README.md" && !strings.Contains(index, "("+base+")") {
+			t.Errorf("docs/README.md does not lead to %s", base)
+		}
+	}
+}
+
 // TestAnchors: a link into a page leads to a heading of it.
 func TestAnchors(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#:]*)#([^)]+)\)`)
