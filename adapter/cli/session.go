@@ -43,7 +43,8 @@ func starter(version string, place dap.Place, log *slog.Logger) dap.Starter {
 // runner is a session as the adapter sees it.
 type runner struct{ *session.Session }
 
-func (r runner) State() (any, <-chan struct{}) { return r.Session.State() }
+func (r runner) State() (any, <-chan struct{})    { return r.Session.State() }
+func (r runner) Sessions(ctx context.Context) any { return r.Session.Sessions(ctx) }
 
 // traceEnv names a file that the agent lists its dials, look-ups and opens in, for the tests.
 const traceEnv = "STEPIN_TRACE"

@@ -16,6 +16,7 @@ import (
 	"github.com/stepin-dev/stepin/adapter/dap/talk"
 	"github.com/stepin-dev/stepin/adapter/delve"
 	"github.com/stepin-dev/stepin/pkg/config"
+	"github.com/stepin-dev/stepin/pkg/fail"
 )
 
 // The editor's side of a conversation is shared with the tests of the shipped binary.
@@ -102,6 +103,15 @@ func (p *place) SetMode(_ context.Context, mode string) error {
 		p.changed = make(chan struct{})
 	}
 	return p.refuse
+}
+func (p *place) Sessions(context.Context) any {
+	return []map[string]any{{"id": "4f3a", "own": true}}
+}
+func (p *place) Stop(_ context.Context, id string) error {
+	if id == "4f3a" {
+		return nil
+	}
+	return fail.New(fail.SessionUnknown, "look", "there is no session %q", id)
 }
 func (p *place) Close() error {
 	p.mu.Lock()

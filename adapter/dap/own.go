@@ -64,6 +64,7 @@ func (c *conversation) onOwn(m *Message, reply func(*Message)) {
 func (l *live) answer(ctx context.Context, command string, arguments json.RawMessage) (body any, err error) {
 	var args struct {
 		Mode string `json:"mode"`
+		ID   string `json:"id"`
 	}
 	if err := decode(arguments, &args); err != nil {
 		return nil, fail.Wrap(fail.ConfigValue, err, "docs/protocol.md lists them", "%s arguments", command)
@@ -74,6 +75,10 @@ func (l *live) answer(ctx context.Context, command string, arguments json.RawMes
 		if err := l.runner.SetMode(ctx, args.Mode); err != nil {
 			return nil, err
 		}
+	case "stepin.sessions":
+		return map[string]any{"sessions": l.runner.Sessions(ctx)}, nil
+	case "stepin.stopSession":
+		return struct{}{}, l.runner.Stop(ctx, args.ID)
 	default:
 		return nil, fail.New(fail.ConfigValue, "docs/protocol.md lists them", "there is no request %s", command)
 	}

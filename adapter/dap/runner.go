@@ -25,6 +25,9 @@ type Runner interface {
 	State() (body any, changed <-chan struct{})
 	// SetMode switches what becomes of the pods' requests. An error leaves it as it was.
 	SetMode(ctx context.Context, mode string) error
+	// Sessions are those on the session's pods, as a list for stepin.sessions; Stop ends one of this user's.
+	Sessions(ctx context.Context) any
+	Stop(ctx context.Context, id string) error
 	// Done is closed when the session has ended by itself; Err says why.
 	Done() <-chan struct{}
 	Err() error

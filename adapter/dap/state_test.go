@@ -61,5 +61,10 @@ func TestState(t *testing.T) {
 			t.Errorf("%s: %s", command, text)
 		}
 	}
+	if got := string(must(t, a.Client, "stepin.sessions", nil).Body); got != `{"sessions":[{"id":"4f3a","own":true}]}` {
+		t.Error(got)
+	}
+	must(t, a.Client, "stepin.stopSession", map[string]any{"id": "4f3a"})
+	refused(t, a.Client, "stepin.stopSession", map[string]any{"id": "0"})
 	must(t, a.Client, "disconnect", nil)
 }

@@ -172,7 +172,7 @@ func TestModeConflict(t *testing.T) {
 	if err != nil || m.Success || !strings.Contains(m.Err().Error(), "port 8080 is held by ") || !strings.Contains(m.Err().Error(), "hint: ") {
 		t.Errorf("%v, %v", m, err)
 	}
-	var state struct{ Mode string }
+	var state struct{ Mode, Session string }
 	other.must("stepin.state", nil, &state)
 	if state.Mode != "mirror" {
 		t.Errorf("%+v", state)
@@ -182,11 +182,38 @@ func TestModeConflict(t *testing.T) {
 	if r, err := get(limit(t), c, url); err != nil || r.Who != "debuggee" {
 		t.Errorf("%+v, %v", r, err)
 	}
+	var list struct {
+		Sessions []struct {
+			ID, Pod, Who, Mode string
+			Ports              []struct{ Port int }
+			Mine, Own          bool
+		}
+	}
+	other.must("stepin.sessions", nil, &list)
+	owners := ""
+	for _, u := range list.Sessions {
+		if mode := map[bool]string{true: "mirror", false: "steal"}[u.Own]; !u.Mine || u.Mode != mode || len(u.Ports) != 1 || u.Ports[0].Port != 8080 || u.Who == "" || u.Pod == "" {
+			t.Errorf("%+v", u)
+		}
+		if !u.Own {
+			owners = u.ID
+		}
+	}
+	if len(list.Sessions) != 2 || owners == "" {
+		t.Fatalf("%+v", list)
+	}
 	owner.must("stepin.setMode", map[string]any{"mode": "off"}, nil)
 	other.must("stepin.setMode", map[string]any{"mode": "steal"}, &state)
 	if state.Mode != "steal" {
 		t.Errorf("%+v", state)
 	}
+	other.must("stepin.stopSession", map[string]any{"id": owners}, nil)
+	owner.until("terminated")
+	if err := owner.WaitOutput(limit(t), "stderr", "this session was stopped by its owner"); err != nil {
+		t.Error(err)
+	}
 	owner.disconnect()
+	other.must("stepin.stopSession", map[string]any{"id": state.Session}, nil)
+	other.until("terminated")
 	other.disconnect()
 }

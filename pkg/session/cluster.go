@@ -412,7 +412,7 @@ func (c *cluster) pods() (namespace, context string, pods []StatePod) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	add := func(w *way, l *link, home bool) {
-		p := StatePod{Name: w.current().Name, Home: home}
+		p := StatePod{Name: w.current().Name, Home: home, link: l}
 		if l != nil {
 			conn, _ := l.current()
 			p.Connected = conn != nil

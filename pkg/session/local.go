@@ -94,7 +94,7 @@ func (l *local) close()                                         { sweepDir(l.dir
 
 func (l *local) pods() (_, _ string, pods []StatePod) {
 	conn, _ := l.s.link.current()
-	return "", "", []StatePod{{Name: l.s.target.String(), Home: true, Connected: conn != nil}}
+	return "", "", []StatePod{{Name: l.s.target.String(), Home: true, Connected: conn != nil, link: l.s.link}}
 }
 
 // checkLocal says whether PID exists and may be entered, and whether it is in this machine's own network, which must be meant.

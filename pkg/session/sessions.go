@@ -62,7 +62,8 @@ type Used struct {
 	Mode      string      `json:"mode,omitempty"`
 	Paused    bool        `json:"paused"`
 	Lost      bool        `json:"lost"`
-	Mine      bool        `json:"mine"` // may be stopped by this user
+	Mine      bool        `json:"mine"`          // may be stopped by this user
+	Own       bool        `json:"own,omitempty"` // it is the session that asks
 	Note      string      `json:"note,omitempty"`
 }
 
@@ -89,11 +90,18 @@ func Stop(ctx context.Context, o Survey, id string) (stopped Used, err error) {
 	if err != nil {
 		return Used{}, err
 	}
+	for _, a := range asked {
+		defer a.close()
+	}
+	return stopAmong(ctx, asked, id)
+}
+
+// stopAmong ends a session on every pod that it is with, as these agents tell.
+func stopAmong(ctx context.Context, asked []*asking, id string) (stopped Used, err error) {
 	var found []Used
 	var at []*asking
 	unknown := 0
 	for _, a := range asked {
-		defer a.close()
 		if a.conn == nil {
 			unknown++
 			continue
@@ -203,13 +211,19 @@ func (a *asking) hello(ctx context.Context, raw net.Conn, token string) {
 		a.err = err
 		return
 	}
+	if a.list(ctx, conn); a.err != nil {
+		_ = conn.Close("")
+	}
+}
+
+// list asks who uses the agent at the other end.
+func (a *asking) list(ctx context.Context, conn *mux.Conn) {
 	stream, err := conn.Open(ctx, wire.KindSessions, nil, nil)
 	if err == nil {
 		err = decodeAll(stream, wire.MaxSessionInfos, &a.all)
 		stream.Close()
 	}
 	if err != nil {
-		_ = conn.Close("")
 		a.err = err
 		return
 	}

@@ -2,9 +2,13 @@ package session
 
 import (
 	"cmp"
+	"context"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // State is what a session is doing, as editors are told (docs/protocol.md).
@@ -26,6 +30,8 @@ type StatePod struct {
 	Name      string `json:"name"`
 	Home      bool   `json:"home"`
 	Connected bool   `json:"connected"` // there is a channel to its agent now
+
+	link *link // nil: none yet
 }
 
 // StatePort is a port of the debuggee's that stands for one of the pod's.
@@ -42,6 +48,54 @@ func (s *Session) State() (State, <-chan struct{}) {
 	st.Namespace, st.Context, st.Pods = s.reach.pods()
 	st.Mode, st.Ports = s.ports.taking()
 	return st, changed
+}
+
+// Sessions lists who is with the session's pods, itself included, as far as their agents answer.
+func (s *Session) Sessions(ctx context.Context) []Used {
+	list := []Used{}
+	for _, a := range s.askOwn(ctx) {
+		for _, u := range a.used() {
+			if u.ID != "" {
+				u.Own = u.ID == s.hello.Session
+				list = append(list, u)
+			}
+		}
+	}
+	return list
+}
+
+// Stop ends a session of this user's that is with one of the session's pods; it may be this one. id may be the beginning of
+// one, if it is one's only.
+func (s *Session) Stop(ctx context.Context, id string) error {
+	if id != "" && strings.HasPrefix(s.hello.Session, id) {
+		s.end(errStopped)
+		return nil
+	}
+	_, err := stopAmong(ctx, s.askOwn(ctx), id)
+	return err
+}
+
+// askOwn asks the session's own agents who uses them, over the channels that there are.
+//
+// Goroutines: one an agent, at most askMost at once; all have ended when it returns.
+func (s *Session) askOwn(ctx context.Context) (asked []*asking) {
+	ctx, cancel := context.WithTimeout(ctx, askWait)
+	defer cancel()
+	namespace, _, pods := s.reach.pods()
+	var group errgroup.Group
+	group.SetLimit(askMost)
+	for _, p := range pods {
+		if p.link == nil {
+			continue
+		}
+		if conn, _ := p.link.current(); conn != nil {
+			a := &asking{place: Used{Namespace: namespace, Target: s.target.String(), Pod: p.Name}}
+			asked = append(asked, a)
+			group.Go(func() error { a.list(ctx, conn); return nil })
+		}
+	}
+	_ = group.Wait()
+	return asked
 }
 
 // stands says whether the debuggee is at a breakpoint.
