@@ -96,7 +96,7 @@ func examine(cmd *cobra.Command) ([]check, error) {
 	o := namespaces.Options{Stub: stub, Keeper: keeper, Log: logger(cmd.ErrOrStderr())}
 	var all []check
 	for _, s := range namespaces.Probe(cmd.Context(), plan, o) {
-		c := check{Name: s.Name, OK: s.Err == nil, Call: s.Call, Cure: s.Cure}
+		c := check{Name: s.Name, OK: s.Err == nil, Call: s.Call, Cure: s.Cure, Optional: s.Optional}
 		var errno syscall.Errno
 		switch {
 		case errors.Is(s.Err, namespaces.ErrNotTried):

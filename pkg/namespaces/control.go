@@ -37,6 +37,7 @@ type message struct {
 	Failed *stepError `json:"failed,omitempty"`
 	Mounts int        `json:"mounts,omitempty"` // ready: how many were made
 	Notes  []string   `json:"notes,omitempty"`  // ready: what could not be done, yet does not prevent the session
+	Ports  *stepError `json:"ports,omitempty"`  // ready: why the debuggee cannot bind to ports below 1024
 	Family int        `json:"family,omitempty"` // sockets: AF_INET or AF_INET6
 	Count  int        `json:"count,omitempty"`  // sockets: how many, at most maxFiles
 }

@@ -420,7 +420,17 @@ func TestProbe(t *testing.T) {
 
 // The cure depends on what the machine says of itself.
 func TestCure(t *testing.T) {
-	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	for _, name := range []string{"KUBERNETES_SERVICE_HOST", "REMOTE_CONTAINERS", "CODESPACES"} {
+		t.Setenv(name, "")
+	}
+	const filtered = "Name:\tstepin\nSeccomp:\t2\nSeccomp_filters:\t1\n"
+	docker := func(more ...string) map[string]string {
+		files := map[string]string{"/.dockerenv": "", "/dev/net/tun": "", "/dev/fuse": ""}
+		for i := 0; i < len(more); i += 2 {
+			files[more[i]] = more[i+1]
+		}
+		return files
+	}
 	p := Plan{TunPath: "/dev/net/tun", FusePath: "/dev/fuse"}
 	for _, c := range []struct {
 		name  string
@@ -432,13 +442,24 @@ func TestCure(t *testing.T) {
 		{"Debian of old", stepClone, unix.EPERM, map[string]string{"/proc/sys/kernel/unprivileged_userns_clone": "0\n"}, "unprivileged_userns_clone=1"},
 		{"none allowed", stepClone, unix.ENOSPC, map[string]string{"/proc/sys/user/max_user_namespaces": "0\n"}, "max_user_namespaces"},
 		{"too many", stepClone, unix.ENOSPC, nil, "max_user_namespaces"},
-		{"Docker", stepClone, unix.EPERM, map[string]string{"/.dockerenv": ""}, "--security-opt seccomp=unconfined"},
-		{"Podman", stepSlave, unix.EACCES, map[string]string{"/run/.containerenv": ""}, "--security-opt seccomp=unconfined"},
+		{"seccomp", stepClone, unix.EPERM, docker("/proc/self/status", filtered), `add "--security-opt=seccomp=unconfined" to`},
+		{"nothing at all", stepClone, unix.EPERM, map[string]string{"/.dockerenv": "", "/proc/self/status": filtered},
+			`add "--security-opt=seccomp=unconfined", "--device=/dev/net/tun", "--device=/dev/fuse" to`},
+		{"AppArmor", stepSlave, unix.EACCES, docker("/proc/self/attr/apparmor/current", "docker-default (enforce)\n"), `add "--security-opt=apparmor=unconfined" to`},
+		{"AppArmor of old, and seccomp", stepClone, unix.EPERM, docker("/proc/self/status", filtered, "/proc/self/attr/current", "docker-default (enforce)\n"),
+			`add "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined" to`},
+		{"AppArmor's other lock", stepSlave, unix.EACCES, docker("/proc/self/attr/apparmor/current", "unconfined\n",
+			"/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1\n"), "apparmor_parser"},
+		{"SELinux in Podman", stepSlave, unix.EACCES, map[string]string{"/run/.containerenv": "", "/dev/net/tun": "", "/dev/fuse": "",
+			"/proc/self/attr/current": "system_u:system_r:container_t:s0:c1,c2\x00"}, `add "--security-opt=label=disable" to`},
+		{"a read-only /proc/sys", stepPorts, unix.EROFS, docker(), `add "--security-opt=systempaths=unconfined" to`},
+		{"a container that nobody knows", stepSlave, unix.EACCES, docker(), cureOther},
 		{"no module", stepTun, unix.ENOENT, nil, "modprobe tun"},
-		{"no node in a container", stepTun, unix.ENOENT, map[string]string{"/.dockerenv": ""}, "--device /dev/net/tun"},
+		{"no node in a container", stepTun, unix.ENOENT, map[string]string{"/.dockerenv": "", "/dev/fuse": ""}, `add "--device=/dev/net/tun" to`},
 		{"no right to it", stepFuse, unix.EACCES, nil, "chmod 0666 /dev/fuse"},
 		{"no right to it in a container", stepTun, unix.EACCES, map[string]string{"/.dockerenv": ""}, "chmod 0666 /dev/net/tun"},
-		{"not a container's", stepTun, unix.EPERM, map[string]string{"/.dockerenv": "", "/dev/net/tun": ""}, "--device /dev/net/tun"},
+		{"not a container's", stepTun, unix.EPERM, docker(), `add "--device=/dev/net/tun" to`},
+		{"not a container's", stepFuse, unix.EPERM, docker(), `add "--device=/dev/fuse" to`},
 		{"SELinux", stepRoot, unix.EACCES, map[string]string{"/sys/fs/selinux/enforce": "1"}, "ausearch"},
 		{"nobody knows", stepRoot, unix.EACCES, nil, cureOther},
 		{"no right at all", stepHostname, unix.EINVAL, map[string]string{"/.dockerenv": ""}, cureUnknown},
@@ -452,6 +473,11 @@ func TestCure(t *testing.T) {
 			t.Errorf("%s: %s", c.name, got)
 		}
 	}
+	t.Setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+	if got := (machine{t.TempDir()}).cure(&stepError{Step: stepTun, Errno: unix.ENOENT}, p); got != curePod {
+		t.Errorf("a pod: %s", got)
+	}
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
 	own := Plan{TunPath: "/my/tun", FusePath: "/my/fuse"}
 	if got := (machine{}).cure(&stepError{Step: stepFuse, Errno: unix.ENOENT, Call: "open(/my/fuse)"}, own); !strings.Contains(got, "unset STEPIN_FUSE") {
 		t.Errorf("a node of one's own: %s", got)

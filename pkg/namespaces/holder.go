@@ -23,18 +23,20 @@ const (
 	stepMount    = "FUSE mount"
 	stepRoot     = "root directory"
 	stepEnter    = "entering from outside"
+	stepPorts    = "ports below 1024" // a session does without
 )
 
-var steps = []string{stepClone, stepMap, stepHostname, stepTun, stepNetwork, stepSlave, stepFuse, stepMount, stepRoot, stepEnter}
+var steps = []string{stepClone, stepMap, stepHostname, stepTun, stepNetwork, stepSlave, stepFuse, stepMount, stepRoot, stepEnter, stepPorts}
 
 // holder is the process inside that made the namespaces and keeps them. It runs nothing, listens to nobody but the control
 // socket, and ends with it. Goroutines: the caller's, and one that turns the end of ctx into the end of the socket.
 type holder struct {
 	plan    Plan
 	control control
-	tun     int      // -1 until it is open
-	lo      int      // packet socket into lo, -1 where there is none
-	notes   []string // see message.Notes
+	tun     int        // -1 until it is open
+	lo      int        // packet socket into lo, -1 where there is none
+	notes   []string   // see message.Notes
+	ports   *stepError // see message.Ports
 	mounts  int
 }
 
@@ -95,7 +97,7 @@ func (h *holder) setUp() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0); err != nil {
 		return failedStep(stepEnter, err, "prctl(PR_SET_DUMPABLE)")
 	}
-	return h.control.send(message{Kind: kindReady, Mounts: h.mounts, Notes: h.notes}, files...)
+	return h.control.send(message{Kind: kindReady, Mounts: h.mounts, Notes: h.notes, Ports: h.ports}, files...)
 }
 
 // maxNotes bounds what the ready message says; a machine with more oddities is odd enough.

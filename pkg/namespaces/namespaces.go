@@ -31,6 +31,7 @@ type Namespaces struct {
 	pins   []*os.File // the holder's namespaces, held open so that their numbers stay theirs
 	holder *exec.Cmd
 	keeper *keeper
+	ports  *stepError // why the debuggee cannot bind to ports below 1024
 
 	tun   *os.File
 	loop6 *os.File     // nil where ::1 is native

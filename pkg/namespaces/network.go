@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -37,12 +38,15 @@ func (h *holder) network() (files []int, err error) {
 		}
 		files = append(files, fd)
 	}
-	h.sysctls(ipv6)
+	lo, dev, err := links()
+	if err != nil {
+		return files, err
+	}
+	h.settings(lo, dev, ipv6)
 	if off, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + tunName + "/disable_ipv6"); err == nil && string(off) == "1\n" {
 		ipv6 = false // and we could not switch it on
 	}
-	lo, dev, err := links()
-	if err != nil {
+	if err := bringUp(lo, dev); err != nil {
 		return files, err
 	}
 	if err := h.addresses(dev, ipv6); err != nil {
@@ -92,63 +96,108 @@ func openTun(path string) (int, error) {
 	return fd, nil
 }
 
-// sysctls shapes the namespace's kernel. Where /proc/sys is read-only (containers), what cannot be set is noted.
-func (h *holder) sysctls(ipv6 bool) {
+// What a device says of IPv4 addresses that are not its own: enum in include/uapi/linux/ip.h.
+const (
+	devconfRPFilter      = 8
+	devconfAcceptLocal   = 23
+	devconfRouteLocalnet = 26
+)
+
+// settings shapes the namespace's kernel, before its devices are up. Those of a device go by a message, since /proc/sys is
+// read-only in most containers; what cannot be set there is noted.
+func (h *holder) settings(lo, tun netlink.Link, ipv6 bool) {
+	for _, dev := range []netlink.Link{lo, tun} {
+		err := setDevice(dev, map[int]uint32{devconfRPFilter: 0, devconfAcceptLocal: 1, devconfRouteLocalnet: 1}) // 127/8 through the device
+		if err != nil {
+			h.note("%s stays as it is: %v", dev.Attrs().Name, err)
+		}
+	}
 	set := [][2]string{
-		{"ipv4/ip_unprivileged_port_start", "0"}, // a pod's program may bind to 80
-		{"ipv4/conf/all/rp_filter", "0"},         // the larger of all and the device's counts
-		{"ipv4/conf/" + tunName + "/rp_filter", "0"},
-		{"ipv4/conf/all/route_localnet", "1"}, // 127/8 through the device
-		{"ipv4/conf/" + tunName + "/route_localnet", "1"},
-		{"ipv4/conf/all/accept_local", "1"},
+		{"ipv4/conf/all/rp_filter", "0"}, // the larger of all and the device's counts
 		// Whoever has to give a flow up is the pod's kernel, which knows the way. (tcp_rto_max_ms, which would also mend a
 		// long back-off here, shortens connect's time-out to some seconds.)
 		{"ipv4/tcp_retries2", "255"},
-		{"ipv4/conf/" + tunName + "/accept_local", "1"},
 	}
 	if ipv6 {
+		if err := netlink.LinkSetIP6AddrGenMode(tun, addressNone); err != nil {
+			h.note("%s may have an IPv6 address of its own making: %v", tunName, err)
+		}
 		set = append(set,
-			[2]string{"ipv6/conf/all/disable_ipv6", "0"},              // Docker's default is 1
-			[2]string{"ipv6/conf/" + tunName + "/addr_gen_mode", "1"}, // no address of its own making: nobody there to talk to
+			[2]string{"ipv6/conf/all/disable_ipv6", "0"}, // Docker's default is 1
 			[2]string{"ipv6/conf/" + tunName + "/accept_ra", "0"},
 			[2]string{"ipv6/conf/" + tunName + "/router_solicitations", "0"})
 	}
 	for _, kv := range set {
-		path := "/proc/sys/net/" + kv[0]
-		now, err := os.ReadFile(path)
-		if err == nil && string(now) == kv[1]+"\n" {
-			continue
+		if err := sysctl(kv[0], kv[1]); err != nil {
+			h.note("%s stays as it is: %v", kv[0], err)
 		}
-		if err == nil {
-			err = os.WriteFile(path, []byte(kv[1]), 0)
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			h.note("%s stays as it is: %v", kv[0], errors.Unwrap(err))
-		}
+	}
+	// A pod's program may bind to 80. Root may anyway.
+	if err := sysctl(lowestPort, "0"); err != nil && os.Geteuid() != 0 {
+		h.ports = failedStep(stepPorts, err, "open(/proc/sys/net/%s)", lowestPort).(*stepError)
+		h.note("%v", h.ports)
 	}
 }
 
-// links brings both devices up.
+const (
+	lowestPort  = "ipv4/ip_unprivileged_port_start"
+	addressNone = 1 // IN6_ADDR_GEN_MODE_NONE in include/uapi/linux/if_link.h: there is nobody to talk to by such an address
+)
+
+// setDevice sets a device's IPv4 configuration: IFLA_INET_CONF in include/uapi/linux/if_link.h.
+func setDevice(dev netlink.Link, conf map[int]uint32) error {
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(dev.Attrs().Index)
+	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
+	values := spec.AddRtAttr(unix.AF_INET, nil).AddRtAttr(unix.IFLA_INET_CONF, nil)
+	for which, value := range conf {
+		values.AddRtAttr(which, nl.Uint32Attr(value))
+	}
+	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
+	req.AddData(msg)
+	req.AddData(spec)
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
+}
+
+// sysctl sets one of the network namespace, unless it has that value or the kernel does not know it.
+func sysctl(name, value string) error {
+	path := "/proc/sys/net/" + name
+	now, err := os.ReadFile(path)
+	if err == nil && string(now) == value+"\n" {
+		return nil
+	}
+	if err == nil {
+		err = os.WriteFile(path, []byte(value), 0)
+	}
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return errors.Unwrap(err) // without the path
+}
+
+// links finds both devices.
 func links() (lo, tun netlink.Link, err error) {
 	if lo, err = netlink.LinkByName("lo"); err != nil {
 		return nil, nil, failedStep(stepNetwork, err, "RTM_GETLINK lo")
 	}
-	if err = netlink.LinkSetUp(lo); err != nil {
-		return nil, nil, failedStep(stepNetwork, err, "RTM_NEWLINK lo up")
-	}
 	if tun, err = netlink.LinkByName(tunName); err != nil {
 		return nil, nil, failedStep(stepNetwork, err, "RTM_GETLINK %s", tunName)
 	}
-	if err = netlink.LinkSetMTU(tun, MTU); err != nil {
-		return nil, nil, failedStep(stepNetwork, err, "RTM_NEWLINK %s mtu %d", tunName, MTU)
-	}
-	if err = netlink.LinkSetTxQLen(tun, 1000); err != nil { // packets; the device's own 500 are few for many flows at once
-		return nil, nil, failedStep(stepNetwork, err, "RTM_NEWLINK %s qlen", tunName)
-	}
-	if err = netlink.LinkSetUp(tun); err != nil {
-		return nil, nil, failedStep(stepNetwork, err, "RTM_NEWLINK %s up", tunName)
-	}
 	return lo, tun, nil
+}
+
+func bringUp(lo, tun netlink.Link) error {
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return failedStep(stepNetwork, err, "RTM_NEWLINK lo up")
+	}
+	if err := netlink.LinkSetMTU(tun, MTU); err != nil {
+		return failedStep(stepNetwork, err, "RTM_NEWLINK %s mtu %d", tunName, MTU)
+	}
+	if err := netlink.LinkSetTxQLen(tun, 1000); err != nil { // packets; the device's own 500 are few for many flows at once
+		return failedStep(stepNetwork, err, "RTM_NEWLINK %s qlen", tunName)
+	}
+	return failedStep(stepNetwork, netlink.LinkSetUp(tun), "RTM_NEWLINK %s up", tunName)
 }
 
 // addresses puts the pod's addresses on the device and, per family that it has, the default route.

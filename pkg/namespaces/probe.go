@@ -20,6 +20,8 @@ type Step struct {
 	Call string // the call that failed; "" where all went well or nothing was tried
 	Err  error  // its errno; nil = works
 	Cure string // what to do
+	// Optional says that a session does without.
+	Optional bool
 }
 
 // ErrNotTried is the Err of steps behind one that failed.
@@ -30,7 +32,7 @@ var ErrNotTried = errors.New("not tried, since a step before it failed")
 func Probe(ctx context.Context, p Plan, o Options) []Step {
 	result := make([]Step, len(steps))
 	for i, name := range steps {
-		result[i].Name = name
+		result[i] = Step{Name: name, Optional: name == stepPorts}
 	}
 	set := func(e *stepError, cure string) {
 		at := slices.Index(steps, e.Step)
@@ -39,34 +41,51 @@ func Probe(ctx context.Context, p Plan, o Options) []Step {
 		}
 		result[at].Call, result[at].Err, result[at].Cure = e.Call, e, cure
 	}
-	err := probe(ctx, p, o)
+	without, err := probe(ctx, p, o)
+	p, _ = p.checked()
 	var e *stepError
 	switch {
+	case err == nil && without == nil:
 	case err == nil:
-		return result
+		set(without, machine{}.cure(without, p))
 	case !errors.As(err, &e):
 		set(&stepError{Step: stepClone, Call: "starting", Text: err.Error()}, fail.Hint(err))
 	default:
-		p, _ = p.checked()
-		set(e, machine{}.cure(e, p))
+		m := machine{}
+		first := m.cure(e, p)
+		set(e, first)
 		// Both devices are missing in many containers: say so at once.
-		if i := slices.Index(steps, stepFuse); result[i].Err == ErrNotTried {
-			if fd, err := unix.Open(p.FusePath, unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
-				e := failedStep(stepFuse, err, "open(%s)", p.FusePath).(*stepError)
-				result[i].Call, result[i].Err, result[i].Cure = e.Call, e, machine{}.cure(e, p)
-			} else {
-				unix.Close(fd)
+		for step, path := range map[string]string{stepTun: p.TunPath, stepFuse: p.FusePath} {
+			i, err := slices.Index(steps, step), opens(path)
+			if result[i].Err != ErrNotTried || err == nil {
+				continue
 			}
+			later := failedStep(step, err, "open(%s)", path).(*stepError)
+			cure := m.cure(later, p)
+			if first == m.cureContainer(e, p) && cure == m.cureContainer(later, p) {
+				cure = first // which names all of it
+			}
+			result[i].Call, result[i].Err, result[i].Cure = later.Call, later, cure
 		}
 	}
 	return result
 }
 
+// opens says whether a device can be opened, which does nothing yet.
+func opens(path string) error {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err == nil {
+		unix.Close(fd)
+	}
+	return err
+}
+
 // probe does the real thing, with an empty plan: without a covered path nobody looks at the FUSE tree, so nobody need serve it.
-func probe(ctx context.Context, p Plan, o Options) error {
+// It also says what a session has to do without.
+func probe(ctx context.Context, p Plan, o Options) (without *stepError, err error) {
 	dir, err := os.MkdirTemp("", "stepin-doctor-")
 	if err != nil {
-		return fmt.Errorf("namespaces: probing: %w", err)
+		return nil, fmt.Errorf("namespaces: probing: %w", err)
 	}
 	defer os.RemoveAll(dir)
 	var device *os.File
@@ -78,7 +97,7 @@ func probe(ctx context.Context, p Plan, o Options) error {
 	o.ServeFUSE = func(fd *os.File) error { device = fd; return nil }
 	n, err := Start(ctx, Plan{Hostname: "stepin-doctor", Dir: dir, TunPath: p.TunPath, FusePath: p.FusePath}, o)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer n.Close()
 	argv := n.Wrap([]string{n.stub, "-h"})
@@ -87,9 +106,9 @@ func probe(ctx context.Context, p Plan, o Options) error {
 	cmd.Stderr = &said
 	if err := cmd.Run(); err != nil {
 		text := strings.TrimSpace(said.String())
-		return &stepError{Step: stepEnter, Call: "stub", Text: text + " (" + err.Error() + ")"}
+		return nil, &stepError{Step: stepEnter, Call: "stub", Text: text + " (" + err.Error() + ")"}
 	}
-	return nil
+	return n.ports, nil
 }
 
 // machine knows what may be in the way on Linux machines, and how to mend it. Root is before every path that it looks at: ""
@@ -98,11 +117,9 @@ type machine struct{ root string }
 
 // Cures, by what is in the way.
 const (
-	cureContainer = "this is a container that forbids it: start it with --device /dev/net/tun --device /dev/fuse " +
-		"--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined"
 	cureClone   = "as root: sysctl -w kernel.unprivileged_userns_clone=1"
 	cureMax     = "as root: sysctl -w user.max_user_namespaces=15000"
-	cureProfile = `give stepin a profile, once: write the line
+	cureProfile = `give stepin a profile, once, on the machine itself: write the line
     abi <abi/4.0>, include <tunables/global>, profile stepin %s flags=(unconfined) { userns, }
   to /etc/apparmor.d/stepin and run, as root: apparmor_parser -r /etc/apparmor.d/stepin`
 	cureSELinux = "see `ausearch -m avc -ts recent`: a policy of this machine forbids it"
@@ -121,7 +138,7 @@ func (m machine) cure(e *stepError, p Plan) string {
 		if e.Step == stepFuse {
 			path, module = p.FusePath, "fuse"
 		}
-		return m.cureDevice(e, path, module)
+		return m.cureDevice(e, p, path, module)
 	case stepClone:
 		switch {
 		case m.sysctl("kernel/unprivileged_userns_clone", "0"):
@@ -130,17 +147,19 @@ func (m machine) cure(e *stepError, p Plan) string {
 			return cureMax
 		}
 	}
-	switch {
-	case e.Errno != unix.EPERM && e.Errno != unix.EACCES && e.Errno != unix.EROFS && e.Errno != unix.ENOSYS && e.Errno != unix.ENODEV:
+	if e.Errno != unix.EPERM && e.Errno != unix.EACCES && e.Errno != unix.EROFS && e.Errno != unix.ENOSYS && e.Errno != unix.ENODEV {
 		return cureUnknown
-	case m.sysctl("kernel/apparmor_restrict_unprivileged_userns", "1") && os.Geteuid() != 0:
+	}
+	if cure := m.cureContainer(e, p); cure != "" {
+		return cure
+	}
+	switch {
+	case m.sysctl("kernel/apparmor_restrict_unprivileged_userns", "1") && (os.Geteuid() != 0 || m.container()):
 		exe, err := os.Executable()
 		if err != nil {
 			exe = "/PATH/stepin"
 		}
 		return fmt.Sprintf(cureProfile, exe)
-	case m.container():
-		return cureContainer
 	case m.exists("/sys/fs/selinux/enforce"):
 		return cureSELinux
 	}
@@ -148,7 +167,7 @@ func (m machine) cure(e *stepError, p Plan) string {
 }
 
 // cureDevice says what to do about a device that cannot be opened.
-func (m machine) cureDevice(e *stepError, path, module string) string {
+func (m machine) cureDevice(e *stepError, p Plan, path, module string) string {
 	missing := e.Errno == unix.ENOENT || e.Errno == unix.ENODEV || e.Errno == unix.ENXIO || e.Errno == unix.ENOTDIR
 	node, err := os.Stat(m.root + path)
 	open := err == nil && node.Mode().Perm()&0o006 == 0o006
@@ -159,24 +178,20 @@ func (m machine) cureDevice(e *stepError, path, module string) string {
 		return fmt.Sprintf(cureNode, strings.ToUpper(module))
 	case e.Errno == unix.EACCES && !open: // what keeps a container from a device is EPERM (cgroups(7))
 		return fmt.Sprintf(cureOpen, path)
-	case m.container():
-		return cureContainer
-	case missing:
-		return fmt.Sprintf(cureLoad, module)
-	default:
-		return fmt.Sprintf(cureOpen, path)
 	}
+	if cure := m.cureContainer(e, p); cure != "" {
+		return cure
+	}
+	if missing {
+		return fmt.Sprintf(cureLoad, module)
+	}
+	return fmt.Sprintf(cureOpen, path)
 }
 
 // sysctl says whether the setting has that value; one that does not exist has none.
 func (m machine) sysctl(name, value string) bool {
 	b, err := os.ReadFile(m.root + "/proc/sys/" + name)
 	return err == nil && strings.TrimSpace(string(b)) == value
-}
-
-// container says whether we are in one, by the marks that Docker, Podman and Kubernetes leave.
-func (m machine) container() bool {
-	return m.exists("/.dockerenv") || m.exists("/run/.containerenv") || os.Getenv("KUBERNETES_SERVICE_HOST") != ""
 }
 
 func (m machine) exists(path string) bool {

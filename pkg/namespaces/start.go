@@ -101,7 +101,7 @@ func (s *starter) run(ctx context.Context, points []string) error {
 	if err != nil {
 		return err
 	}
-	n := &Namespaces{log: s.options.Log, stub: stub, in: in, pins: pins, holder: s.cmd, keeper: s.keeper, control: s.control,
+	n := &Namespaces{log: s.options.Log, stub: stub, in: in, pins: pins, holder: s.cmd, keeper: s.keeper, control: s.control, ports: ready.Ports,
 		addrs: s.plan.Addrs, own: map[ownPort]bool{}, pool: map[int][]int{}, ended: make(chan struct{})}
 	if err := n.take(s.fds); err != nil {
 		return err
