@@ -540,7 +540,7 @@ func TestSecondLaunch(t *testing.T) {
 	must(t, a.Client, "disconnect", nil)
 }
 
-// TestShowsErrors: why a launch failed is shown once, by the editor or by the extension that asked for it.
+// TestShowsErrors: why a launch, or a request of stepin's own, failed is shown once, by the editor or by the extension that asked for it.
 func TestShowsErrors(t *testing.T) {
 	for _, own := range []bool{false, true} {
 		a := startAdapter(t, t.TempDir())
@@ -548,9 +548,11 @@ func TestShowsErrors(t *testing.T) {
 		args := launchArgs(map[string]any{"program": "./nothing"})
 		args["__showsErrors"] = own
 		var failed struct{ Error struct{ ShowUser bool } }
-		body(t, refused(t, a.Client, "launch", args).Body, &failed)
-		if failed.Error.ShowUser == own {
-			t.Errorf("__showsErrors %v: showUser %v", own, failed.Error.ShowUser)
+		for _, command := range []string{"launch", "stepin.setMode"} { // launch says who shows errors
+			body(t, refused(t, a.Client, command, args).Body, &failed)
+			if failed.Error.ShowUser == own {
+				t.Errorf("%s, __showsErrors %v: showUser %v", command, own, failed.Error.ShowUser)
+			}
 		}
 	}
 }

@@ -38,10 +38,10 @@ func (c *conversation) onOwn(m *Message, reply func(*Message)) {
 	c.mu.Unlock()
 	switch {
 	case !ready || s == nil:
-		reply(failure(seq, command, fail.New(fail.SessionUnknown, "ask again when it has started", "there is no session yet, or no more")))
+		reply(c.failure(seq, command, fail.New(fail.SessionUnknown, "ask again when it has started", "there is no session yet, or no more")))
 		return
 	case full:
-		reply(failure(seq, command, fail.New(fail.Internal, "wait for their answers", "%d requests are under way already", maxOwn)))
+		reply(c.failure(seq, command, fail.New(fail.Internal, "wait for their answers", "%d requests are under way already", maxOwn)))
 		return
 	}
 	arguments := m.Field("arguments")
@@ -53,7 +53,7 @@ func (c *conversation) onOwn(m *Message, reply func(*Message)) {
 		c.owns--
 		c.mu.Unlock()
 		if err != nil {
-			reply(failure(seq, command, err))
+			reply(c.failure(seq, command, err))
 			return
 		}
 		reply(newResponse(seq, command, body))
@@ -86,9 +86,12 @@ func (l *live) answer(ctx context.Context, command string, arguments json.RawMes
 	return body, nil
 }
 
-// failure is an answer in our usual form, for an editor that shows it itself or not as it likes.
-func failure(seq int, command string, err error) *Message {
-	return newFailure(seq, command, err.Error(), int(fail.CodeOf(err)), describe(err), true)
+// failure is an answer in our usual form. Our own extension shows it itself.
+func (c *conversation) failure(seq int, command string, err error) *Message {
+	c.mu.Lock()
+	show := !c.client.OwnErrors
+	c.mu.Unlock()
+	return newFailure(seq, command, err.Error(), int(fail.CodeOf(err)), describe(err), show)
 }
 
 // tellState tells the editor each state that is another than the last, until the session has ended.

@@ -6,7 +6,7 @@ import (
 )
 
 // progress is one operation as the editor shows it (DAP: progressStart, progressUpdate, progressEnd), or our extension
-// (ownEvents before these names, with the same bodies). Its zero value and nil show nothing: not every editor can.
+// (ownPrefix before these names, with the same bodies). Its zero value and nil show nothing: not every editor can.
 type progress struct {
 	id     string
 	prefix string // of the events' names
@@ -16,9 +16,6 @@ type progress struct {
 	last  string
 	ended bool
 }
-
-// ownEvents begins the names of the events that only our own extension knows.
-const ownEvents = "stepin."
 
 // startProgress begins one; it can be cancelled by its id. seq is the editor's number of the request it belongs to.
 func (c *conversation) startProgress(seq int, title string) *progress {
@@ -32,7 +29,7 @@ func (c *conversation) startProgress(seq int, title string) *progress {
 	}
 	p.c = c
 	if own {
-		p.prefix = ownEvents
+		p.prefix = ownPrefix
 	}
 	c.reply(newEvent(p.prefix+"progressStart", struct {
 		ID          string `json:"progressId"`
