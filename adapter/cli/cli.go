@@ -102,6 +102,8 @@ func New(version string, stdout, stderr io.Writer) *cobra.Command {
 		Args:          onlyCommands,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.Version = versionLine(version)
+	root.SetVersionTemplate("{{ .Version }}\n")
 	root.SuggestionsMinimumDistance = 2
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetOut(stdout)

@@ -45,7 +45,7 @@ func execCommand(version string) *cobra.Command {
 	flags.StringVarP(&f.target, "target", "t", "", "whose place the command takes: deployment/NAME, pod/NAME …, or local/PID")
 	f.cluster.add(cmd)
 	flags.StringVarP(&f.file, "config", "c", "", "a launch configuration (JSON, or a stepin.yaml) instead of the stepin.yaml found upwards")
-	flags.Var(&f.steal, "steal", "ports whose requests the command answers in the pod's place, as in 8080,9090; by default all it listens on")
+	flags.Var(&f.steal, "steal", "ports whose requests the command answers in the pod's place, as in 8080,9090; without it the pod answers, and the command gets copies")
 	return cmd
 }
 
@@ -69,7 +69,7 @@ func (p *ports) Set(text string) error {
 	for _, part := range strings.Split(text, ",") {
 		n, err := strconv.ParseUint(strings.TrimSpace(part), 10, 32)
 		if err != nil {
-			return fmt.Errorf("%q is no port", part)
+			return fmt.Errorf("%q is no port: write its number, as in --steal 8080", part)
 		}
 		*p = append(*p, uint(n))
 	}
@@ -125,10 +125,22 @@ func (f execFlags) config(dir string) (*config.Launch, error) {
 	return config.Merge(file, raw)
 }
 
+// forgotten says that the command is a target, with no -t before it.
+func (f execFlags) forgotten(args []string) error {
+	_, err := config.ParseTarget(args[0])
+	if _, missing := os.Stat(args[0]); f.target != "" || err != nil || missing == nil {
+		return nil
+	}
+	return fail.New(fail.ConfigValue, "stepin exec -t "+args[0]+" -- COMMAND", "%s is a target and no command", args[0])
+}
+
 func runExec(cmd *cobra.Command, version string, f execFlags, args []string) error {
 	dir, err := os.Getwd()
 	if err != nil {
 		return fail.Wrap(fail.Internal, err, "start it in an existing directory", "the working directory is gone")
+	}
+	if err := f.forgotten(args); err != nil {
+		return err
 	}
 	c, err := f.config(dir)
 	if err != nil {

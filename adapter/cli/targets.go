@@ -128,11 +128,11 @@ func printTargets(cmd *cobra.Command, namespace string, all bool, found *kube.Li
 		fmt.Fprintln(cmd.ErrOrStderr(), "stepin: "+printable(line))
 	}
 	if len(found.Items) == 0 {
-		where := "namespace " + namespace
+		where, elsewhere := "namespace "+namespace, "; -A lists all namespaces"
 		if all {
-			where = "any namespace"
+			where, elsewhere = "any namespace", ""
 		}
-		fmt.Fprintln(cmd.ErrOrStderr(), "stepin: there is nothing in "+where+" that can be a target")
+		fmt.Fprintln(cmd.ErrOrStderr(), "stepin: there is nothing in "+where+" that can be a target"+elsewhere)
 		return nil
 	}
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)

@@ -19,10 +19,14 @@ func versionCommand(version string) *cobra.Command {
 		Short: "Print the version",
 		Args:  exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			fmt.Fprintln(cmd.OutOrStdout(), "stepin "+version+" "+runtime.Version()+" "+runtime.GOOS+"/"+runtime.GOARCH)
+			fmt.Fprintln(cmd.OutOrStdout(), versionLine(version))
 			return nil
 		},
 	}
+}
+
+func versionLine(version string) string {
+	return "stepin " + version + " " + runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH
 }
 
 // source is the module's version, or the commit that it was built from.

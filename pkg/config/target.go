@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"regexp"
 	"slices"
 	"strconv"
@@ -58,11 +59,13 @@ func ParseTarget(s string) (Target, error) {
 	case kind != "":
 		return objectTarget(s, kind, rest)
 	}
-	what := ""
+	what, hint := "", hintTarget
 	if near := nearest(word, targetWords()); near != "" {
 		what = "; did you mean \"" + near + "\"?"
+	} else if objectName.MatchString(s) {
+		hint = fmt.Sprintf(`write its kind before its name, as in "deployment/%s"; stepin targets lists what there is`, s)
 	}
-	return Target{}, fail.New(fail.TargetSyntax, hintTarget, "target: %q is no target%s", s, what)
+	return Target{}, fail.New(fail.TargetSyntax, hint, "target: %q is no target%s", s, what)
 }
 
 // kindOf reads a kind as kubectl does: singular, plural or short, in any case.

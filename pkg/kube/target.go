@@ -341,7 +341,7 @@ func (c *Cluster) unknown(ctx context.Context, kind, name string) error {
 		if gone := c.unknownNamespace(ctx); gone != nil {
 			return gone
 		}
-		return fail.New(fail.TargetUnknown, `stepin targets -A shows all namespaces; "namespace" chooses one`,
+		return fail.New(fail.TargetUnknown, `stepin targets -A shows all namespaces; "namespace" (-n) chooses one`,
 			"there is no %s %s: namespace %s has no %s at all", kind, name, c.namespace, kind)
 	default:
 		hint = "namespace " + c.namespace + " has " + offer(names)
