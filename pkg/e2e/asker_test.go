@@ -8,11 +8,13 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -44,9 +46,27 @@ func (c *Cluster) inside(t testing.TB, namespace, pod string) inside {
 	return inside{f}
 }
 
-// dial is net.Dialer's DialContext for an address that is no name. Its thread stays in the pod's network, and so ends with
-// its goroutine.
+// dial is net.Dialer's DialContext for an IPv4 address. Its thread stays in the pod's network, and so ends with its
+// goroutine. The port that it is from is fixed beforehand, and told to the request's way: that of a connection that is never
+// made is known, too.
 func (i inside) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	way, _ := ctx.Value(wayKey{}).(*way)
+	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
+		var port int
+		var berr error
+		if err := raw.Control(func(fd uintptr) {
+			if berr = unix.Bind(int(fd), &unix.SockaddrInet4{}); berr == nil {
+				var own unix.Sockaddr
+				if own, berr = unix.Getsockname(int(fd)); berr == nil {
+					port = own.(*unix.SockaddrInet4).Port
+				}
+			}
+		}); err != nil {
+			return err
+		}
+		way.dials(port)
+		return berr
+	}}
 	type result struct {
 		conn net.Conn
 		err  error
@@ -58,11 +78,14 @@ func (i inside) dial(ctx context.Context, network, address string) (net.Conn, er
 			done <- result{nil, err}
 			return
 		}
-		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		conn, err := dialer.DialContext(ctx, network, address)
 		done <- result{conn, err}
 	}()
 	r := <-done
-	return r.conn, r.err
+	if r.err != nil {
+		return nil, r.err
+	}
+	return &made{r.conn, time.Now()}, nil
 }
 
 // reply is what has become of one request.
@@ -71,12 +94,14 @@ type reply struct {
 	asked, answered time.Time
 	who, host       string // who has answered
 	err             error  // why nobody has
+	way             *way   // of what nobody has answered
+	led             string // where that leads, see asker.trace
 }
 
 func (r reply) String() string {
 	took := r.answered.Sub(r.asked).Round(time.Millisecond)
 	if r.err != nil {
-		return fmt.Sprintf("%s: #%d lost after %v: %v", r.asked.Format("15:04:05.000"), r.n, took, r.err)
+		return fmt.Sprintf("%s: #%d lost after %v, %s%s: %v", r.asked.Format("15:04:05.000"), r.n, took, r.way.since(r.asked), r.led, r.err)
 	}
 	return fmt.Sprintf("%s: #%d by %s@%s after %v", r.asked.Format("15:04:05.000"), r.n, r.who, r.host, took)
 }
@@ -93,6 +118,7 @@ type asker struct {
 
 	mu      sync.Mutex
 	replies []reply
+	trace   func(port int) string // says of what is lost where its connection leads
 }
 
 // ask begins; fresh is a connection per request.
@@ -117,17 +143,38 @@ func (i inside) ask(t testing.TB, url string, every, patience time.Duration, fre
 	return a
 }
 
+// traces has what is lost from now on traced.
+func (a *asker) traces(trace func(port int) string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.trace = trace
+}
+
 func (a *asker) once(n int) {
 	r := reply{n: n, asked: time.Now()}
-	answer, err := a.get(n)
+	way := &way{}
+	answer, err := a.get(n, way)
 	r.answered, r.who, r.host, r.err = time.Now(), answer.Who, answer.Host, err
+	a.mu.Lock()
+	trace := a.trace
+	a.mu.Unlock()
+	if err != nil {
+		if r.way = way; trace != nil {
+			r.led = trace(way.from())
+		}
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.replies = append(a.replies, r)
 }
 
-func (a *asker) get(n int) (answer Answer, err error) {
-	response, err := a.client.Get(fmt.Sprintf("%s?n=%d", a.url, n))
+func (a *asker) get(n int, way *way) (answer Answer, err error) {
+	ctx := httptrace.WithClientTrace(context.WithValue(context.Background(), wayKey{}, way), way.client())
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s?n=%d", a.url, n), nil)
+	if err != nil {
+		return answer, err
+	}
+	response, err := a.client.Do(request)
 	if err != nil {
 		return answer, err
 	}
@@ -193,6 +240,16 @@ func (c *Cluster) service(t testing.TB, namespace, name string) string {
 		t.Fatal(err)
 	}
 	return s.Spec.ClusterIP
+}
+
+// address is a pod's.
+func (c *Cluster) address(t testing.TB, namespace, pod string) string {
+	t.Helper()
+	p, err := c.Client.CoreV1().Pods(namespace).Get(Limit(t), pod, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p.Status.PodIP
 }
 
 // agents are the processes of a pod's agent, 0 where there is none.

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -74,7 +75,8 @@ var disturbances = []disturbance{
 }
 
 // TestLoad: 200 requests a second to a Service of two replicas while everything happens to them. Each is answered rightly
-// by the debuggee or by a pod; what is lost is listed, and was under way on what was killed or ended.
+// by the debuggee or by a pod; what is lost is listed, with the pod that its connection led to, and was under way on what was
+// killed or ended.
 func TestLoad(t *testing.T) {
 	Up(t).NeedsNode(t, "killing and cutting")
 	last := loadTime
@@ -87,9 +89,20 @@ func TestLoad(t *testing.T) {
 	l := &load{life: living(t, 2, "deployment/web")}
 	l.asks.stop()
 	url := l.url()
+	pods, node, service := l.count(t), l.c.Node(t), l.c.service(t, l.ns, "web")
+	client := l.c.address(t, l.ns, "client")
+	trace := func(port int) string {
+		address, state := node.leads(client, service, port)
+		if address == "" {
+			return ", a connection that is " + state
+		}
+		return fmt.Sprintf(", %s, to %s", state, pods.who(address))
+	}
 	begun := time.Now()
 	keeping := l.from.ask(t, url, loadEvery, 10*time.Second, false)
 	fresh := l.from.ask(t, url, loadEvery, 10*time.Second, true)
+	keeping.traces(trace)
+	fresh.traces(trace)
 	var killed, cut []time.Time
 	for i := 0; time.Since(begun) < last || i < len(disturbances); i++ {
 		d := disturbances[i%len(disturbances)]
