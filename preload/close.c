@@ -2,31 +2,50 @@
 // goes on seeing the pod.
 #include <unistd.h>
 
-#include "core.h"
+#include "copies.h"
 
-#ifndef SYS_close_range
-#define SYS_close_range 436 // of all architectures; musl 1.2.3 does not know it
+#ifndef CLOSE_RANGE_CLOEXEC
+#define CLOSE_RANGE_CLOEXEC 4
 #endif
 
-SP_WRAP(int, close, (int fd)) { return sp_owns(fd) ? sp_fail(EBADF) : SP_NEXT(close)(fd); }
+typedef unsigned int sp_number;
+
+SP_WRAP(int, close, (int fd))
+{
+	if (sp_owns(fd))
+		return sp_fail(EBADF);
+	sp_closing((sp_number)fd, (sp_number)fd);
+	return SP_NEXT(close)(fd);
+}
 
 SP_WRAP(int, dup, (int fd)) { return sp_owns(fd) ? sp_fail(EBADF) : SP_NEXT(dup)(fd); }
 
 // Nor can its number be taken: EBADF is what a number beyond the limit gives, too (dup(2)).
-SP_WRAP(int, dup2, (int from, int to)) { return sp_owns(from) || sp_owns(to) ? sp_fail(EBADF) : SP_NEXT(dup2)(from, to); }
+SP_WRAP(int, dup2, (int from, int to))
+{
+	if (sp_owns(from) || sp_owns(to))
+		return sp_fail(EBADF);
+	if (from != to)
+		sp_closing((sp_number)to, (sp_number)to);
+	return SP_NEXT(dup2)(from, to);
+}
 
 SP_WRAP(int, dup3, (int from, int to, int flags))
 {
-	return sp_owns(from) || sp_owns(to) ? sp_fail(EBADF) : SP_NEXT(dup3)(from, to, flags);
+	if (sp_owns(from) || sp_owns(to))
+		return sp_fail(EBADF);
+	if (from != to)
+		sp_closing((sp_number)to, (sp_number)to);
+	return SP_NEXT(dup3)(from, to, flags);
 }
-
-typedef unsigned int sp_number;
 
 // ranged closes a range but for our descriptor, which is close-on-exec already.
 static int ranged(sp_number first, sp_number last, int flags)
 {
 	int own = sp_descriptor();
 	long n = 0;
+	if (!(flags & CLOSE_RANGE_CLOEXEC))
+		sp_closing(first, last);
 	if (first > last || own < 0 || (sp_number)own < first || (sp_number)own > last)
 		return (int)sp_result(sp_sys3(SYS_close_range, first, last, flags));
 	if ((sp_number)own > first)

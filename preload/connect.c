@@ -4,6 +4,7 @@
 #include <netinet/tcp.h>
 #include <sys/time.h>
 
+#include "copies.h"
 #include "sockets.h"
 
 enum { TCP_CLOSED = 7 }; // TCP_CLOSE of include/net/tcp_states.h
@@ -78,6 +79,10 @@ SP_WRAP(int, connect, (int fd, const struct sockaddr *to, socklen_t length))
 	c.flags = (nonblock ? SP_CONNECT_NONBLOCK : 0) | (s.v6only ? SP_CONNECT_V6ONLY : 0);
 	c.inode = sp_inode(fd);
 	c.local = sp_local(fd);
+	if (s.network == SP_UDP && sp_may_copy(fd)) {
+		q.flags |= SP_ALONG;
+		q.along = fd;
+	}
 	n = sp_ask(&q);
 	interrupted = n == -EINTR;
 	if (interrupted)
@@ -89,6 +94,8 @@ SP_WRAP(int, connect, (int fd, const struct sockaddr *to, socklen_t length))
 	errno = saved;
 	switch (answer.verdict) {
 	case SP_POD:
+		if (q.flags & SP_ALONG)
+			sp_copied(fd);
 		return place(fd, s.family, &answer.to);
 	case SP_LATER_PLACE:
 		n = later(fd, s.family, &answer.to, nonblock);

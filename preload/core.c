@@ -84,6 +84,8 @@ bool sp_owns(int fd)
 
 void sp_forked(void) { atomic_store(&own.owner, process()); }
 
+bool sp_own_memory(void) { return atomic_load(&own.owner) == process(); }
+
 // raised moves a descriptor to a number that programs do not count on, and that costs no large table: the kernel's
 // table of descriptors has an entry for each number up to the highest.
 static int raised(int fd)
@@ -101,12 +103,12 @@ static int raised(int fd)
 
 // ---- Sending and receiving.
 
-union control { // room for one descriptor, aligned
+union control { // room for two descriptors, aligned
 	struct cmsghdr header;
-	char bytes[CMSG_SPACE(sizeof(int))];
+	char bytes[CMSG_SPACE(2 * sizeof(int))];
 };
 
-// put sends one packet, with a descriptor if it is not -1.
+// put sends one packet, with a descriptor if it is not -1, and behind it the one that goes along.
 static long put(int fd, const struct sp_question *q, int passed)
 {
 	struct iovec parts[2] = {{q->body, q->size}, {(void *)(uintptr_t)q->tail, q->tail_size}};
@@ -114,12 +116,14 @@ static long put(int fd, const struct sp_question *q, int passed)
 	struct msghdr message = {.msg_iov = parts, .msg_iovlen = q->tail_size ? 2 : 1};
 	long n;
 	if (passed >= 0) {
+		int all[2] = {passed, q->along};
+		size_t size = q->flags & SP_ALONG ? sizeof all : sizeof all[0];
 		message.msg_control = &control;
-		message.msg_controllen = sizeof control;
+		message.msg_controllen = CMSG_SPACE(size);
 		control.header.cmsg_level = SOL_SOCKET;
 		control.header.cmsg_type = SCM_RIGHTS;
-		control.header.cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(&control.header), &passed, sizeof passed);
+		control.header.cmsg_len = CMSG_LEN(size);
+		memcpy(CMSG_DATA(&control.header), all, size);
 	}
 	do
 		n = sp_sys3(SYS_sendmsg, fd, &message, MSG_NOSIGNAL);
@@ -239,7 +243,7 @@ static long reconnected(bool *keep)
 		return pair;
 	}
 	sp_sys1(SYS_close, pair);
-	if (atomic_load(&own.owner) == process()) {
+	if (sp_own_memory()) {
 		fd = raised((int)fd);
 		new = identity((int)fd);
 		*keep = atomic_compare_exchange_strong(&own.connection, &old, new);

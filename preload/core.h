@@ -78,6 +78,7 @@ extern struct sp_state sp;
 enum sp_ask_flags {
 	SP_INTERRUPTIBLE = 1, // a signal whose handler asks for no restart ends the wait: -EINTR (SP_CONNECT: see sp_later)
 	SP_ONE_WAY = 2,       // SP_NOTICE
+	SP_ALONG = 4,         // the descriptor `along` goes with the question
 };
 
 struct sp_question {
@@ -89,6 +90,7 @@ struct sp_question {
 	const void *tail;    // what follows it, or NULL
 	void *answer;        // the answer's structure and tail
 	uint32_t room;       // bytes there
+	int along;           // with SP_ALONG
 	uint32_t need;       // bytes without which an answer is none (its structure); what is missing is 0
 	int descriptor;      // out: one that came with the answer (close-on-exec), or -1
 	int pair;            // out, after -EINTR: where the answer will come; give it to sp_later or sp_drop. Else -1
@@ -126,6 +128,9 @@ int sp_descriptor(void); // -1: none
 
 // sp_forked is called in the child of a real fork (not vfork) by what wraps it: its questions need no getpid then.
 void sp_forked(void);
+
+// sp_own_memory tells whether this process's memory is its own: a child of vfork writes to its parent's.
+bool sp_own_memory(void);
 
 // ---- Small things.
 

@@ -1,6 +1,7 @@
 // fork: the child's memory is its own from there on. vfork is not wrapped: its child returns through the frame of the call.
 #include <unistd.h>
 
+#include "copies.h"
 #include "paths.h"
 
 static pid_t forked(pid_t pid)
@@ -8,6 +9,7 @@ static pid_t forked(pid_t pid)
 	if (pid == 0 && sp_serves(~0u)) {
 		sp_forked();
 		sp_path_forked();
+		sp_copies_forked();
 	}
 	return pid;
 }

@@ -9,7 +9,7 @@
 // by SCM_RIGHTS one end of a socket pair (SOCK_SEQPACKET) made for it: the one answer comes through that pair, never
 // through the connection. So any thread, a signal handler, a fork child that inherited the connection and a program
 // that changed its root or its user can ask at any time, without a lock; and who waits longest holds up nobody.
-// A message without a descriptor is not answered. A pair that closes without an answer means: the session is gone.
+// (An SP_CONNECT of UDP brings the socket as well, behind it.) A message without a descriptor is not answered. A pair that closes without an answer means: the session is gone.
 // The asker's end closed before the answer means: nobody wants it any more, undo what was begun.
 // The session handles the messages of one connection in their order, but for what waits for the pod (SP_CONNECT of TCP,
 // SP_LOOKUP, SP_RESOLVE, SP_REVERSE, SP_FETCH, SP_STAT, SP_LINK, SP_LIST), which must not hold up those behind.
@@ -54,6 +54,7 @@ enum sp_kind {
 	SP_NOTICE = 16,
 	SP_LATER = 17,
 	SP_WHY = 18,
+	SP_CLOSING = 19,
 	SP_ANSWER = 0x8000,
 };
 
@@ -144,6 +145,9 @@ struct sp_rule {
 // with a full queue; connect there without blocking (EINPROGRESS). The session completes that by simultaneous open from
 // `to`, or refuses it by closing the listener.
 // SP_HOST with to.family 0: the address that was asked for.
+// UDP: a second descriptor may come along, of the socket itself. The session keeps it where the answer is SP_POD, until
+// SP_CLOSING, another connect, a new program in the process or its end: a datagram of the pod's that was refused is told
+// to the socket by the kernel, when another one is sent through that descriptor to where nobody is.
 enum sp_connect_flags {
 	SP_CONNECT_NONBLOCK = 1,
 	SP_CONNECT_V6ONLY = 2,   // an IPv6 socket that may not reach IPv4-mapped addresses
@@ -176,6 +180,13 @@ struct sp_why_answer {
 	struct sp_head head;
 	int32_t reason;          // errno; 0: as the kernel says
 	uint32_t reserved;
+};
+
+// ---- SP_CLOSING: a UDP socket that the session has a descriptor of is about to be closed. Answer: a head, when the session has
+// closed its own; the socket's port is free as soon as the program's is closed.
+struct sp_closing {
+	struct sp_head head;
+	uint64_t inode;
 };
 
 // ---- SP_BIND: before bind. SP_HOST: as asked; SP_POD: bind to `at`. If that gives EADDRINUSE, EADDRNOTAVAIL or EACCES,
@@ -388,6 +399,7 @@ SP_SIZE(sp_table, 16);
 SP_SIZE(sp_rule, 24);
 SP_SIZE(sp_connect, 88);
 SP_SIZE(sp_connect_answer, 48);
+SP_SIZE(sp_closing, 24);
 SP_SIZE(sp_bind, 64);
 SP_SIZE(sp_bind_answer, 48);
 SP_SIZE(sp_bound, 80);

@@ -5,6 +5,10 @@
 
 #include <sys/syscall.h>
 
+#ifndef SYS_close_range
+#define SYS_close_range 436 // of all architectures; musl 1.2.3 does not know it
+#endif
+
 #if defined(__x86_64__)
 
 static inline long sp_sys6(long n, long a, long b, long c, long d, long e, long f)

@@ -10,6 +10,10 @@
 #include "paths.h"
 #include "sockets.h"
 
+#ifndef __GLIBC__
+int close_range(unsigned first, unsigned last, int flags); // close.c's; musl has none
+#endif
+
 typedef long row(long number, long a, long b, long c, long d, long e, long f);
 
 // A row does what libc's function of that name does, by calling it: this library's own.
@@ -66,11 +70,11 @@ static long no_ring(void)
 }
 
 ROW(row_io_uring_setup, no_ring())
+ROW(row_close_range, close_range((unsigned)a, (unsigned)b, (int)c))
 #ifdef __GLIBC__
 ROW(row_statx, statx((int)a, (const char *)b, (int)c, (unsigned)d, (struct statx *)e))
 ROW(row_getdents64, getdents64((int)a, (void *)b, (size_t)c))
 ROW(row_renameat2, renameat2((int)a, (const char *)b, (int)c, (const char *)d, (unsigned)e))
-ROW(row_close_range, close_range((unsigned)a, (unsigned)b, (int)c))
 ROW(row_execveat, execveat((int)a, (const char *)b, (char *const *)c, (char *const *)d, (int)e))
 #endif
 
@@ -111,6 +115,7 @@ static const struct {
 	{SYS_unlinkat, row_unlinkat},
 	{SYS_mkdirat, row_mkdirat},
 	{SYS_close, row_close},
+	{SYS_close_range, row_close_range},
 	{SYS_dup3, row_dup3},
 	{SYS_execve, row_execve},
 	{SYS_io_uring_setup, row_io_uring_setup},
@@ -118,7 +123,6 @@ static const struct {
 	{SYS_statx, row_statx},
 	{SYS_getdents64, row_getdents64},
 	{SYS_renameat2, row_renameat2},
-	{SYS_close_range, row_close_range},
 	{SYS_execveat, row_execveat},
 #endif
 };

@@ -15,6 +15,4 @@ var Exceptions = []Exception{
 	{Preload, "", `(listen itself 10\.244\.1\.9.*: .*)10\.244\.1\.9( port.*)10\.244\.1\.9( port.*)$`, "${1}127.0.0.1${2}127.0.0.1${3}",
 		"a program that calls itself does so on this machine's loopback: no interface here has the pod's address"},
 	{Preload, "", `(listen itself 10\.244\.1\.9.*: .*)10\.244\.1\.9( port.*)$`, "${1}127.0.0.1${2}", "likewise"},
-	{Preload, "", `udp refused (.*): ECONNREFUSED$`, "udp refused $1: EAGAIN",
-		"not told yet: where the pod's datagram is refused, its sender waits as for one that is lost"},
 }

@@ -76,13 +76,13 @@ func (m *Machine) Pairs() (map[Pair]bool, error) {
 	return all, nil
 }
 
-// HasUDP says whether a UDP socket of that inode exists.
-func (m *Machine) HasUDP(inode uint32) (has bool, err error) {
+// UDP are the inodes of this machine's UDP sockets.
+func (m *Machine) UDP() (map[uint32]bool, error) {
+	all := map[uint32]bool{}
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		err := m.diag.sockets(family, unix.IPPROTO_UDP, allSocketStates, func(s socketInfo) { has = has || s.inode == inode })
-		if err != nil || has {
-			return has, err
+		if err := m.diag.sockets(family, unix.IPPROTO_UDP, allSocketStates, func(s socketInfo) { all[s.inode] = true }); err != nil {
+			return nil, fmt.Errorf("namespaces: listing the UDP sockets: %w", err)
 		}
 	}
-	return false, nil
+	return all, nil
 }

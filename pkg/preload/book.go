@@ -240,6 +240,9 @@ func (s *Server) bind(q *question, body BindQuestion) {
 	asked := unmap(body.Asked.AddrPort())
 	network := networkOf(body.Network)
 	at := asked
+	if network == "udp" && asked.Port() != 0 {
+		s.copies.drop(func(_ uint64, c copied) bool { return c.port() == asked.Port() }) // of a program that has just ended
+	}
 	if a := asked.Addr(); a == s.cfg.Handler.Own(a) && !a.IsUnspecified() && !a.IsLoopback() {
 		at = netip.AddrPortFrom(loopback4, asked.Port())
 		if a.Is6() {

@@ -22,7 +22,8 @@ import (
 
 // pod is a Server whose Handler is a pod made up for the library's tests: what it does can be read off an address. Ports
 // of TCP: 80 accepts, 81 refuses, 82 is out of reach, 83 stays silent; 2080 and its like do so 200 ms later. Datagrams come
-// back with their destination in front.
+// back with their destination in front; port 7009 refuses them, 7008 and 7007 the first of each socket, and 7007
+// ends with it; 7006 refuses them unread.
 type pod struct {
 	*Server
 	t        *testing.T
@@ -34,6 +35,8 @@ type pod struct {
 	notices  []string
 	moved    []string
 	executed []string
+	unread   int                     // associations of port 7006
+	refused  map[netip.AddrPort]bool // the sockets whose first datagram has been
 }
 
 const (
@@ -109,11 +112,25 @@ func (p *pod) DialTCP(ctx context.Context, _, dst netip.AddrPort) (func(mux.End)
 }
 
 func (p *pod) ServeUDP(_ context.Context, a *Association) {
+	if a.LocalAddr().Port() == 7006 {
+		p.mu.Lock()
+		p.unread++
+		p.mu.Unlock()
+		a.Refuse(syscall.ENETUNREACH)
+		return
+	}
 	buf := make([]byte, 1<<16)
 	for {
 		n, err := a.Read(buf)
 		if err != nil {
 			return
+		}
+		if port := a.LocalAddr().Port(); port == 7009 || (port == 7008 || port == 7007) && p.first(a.RemoteAddr()) {
+			a.Refuse(syscall.ECONNREFUSED)
+			if port == 7007 {
+				return
+			}
+			continue
 		}
 		out := append([]byte(a.LocalAddr().String()+" "), buf[:n]...)
 		if a.LocalAddr().Port() == 53 {
@@ -121,6 +138,18 @@ func (p *pod) ServeUDP(_ context.Context, a *Association) {
 		}
 		a.Write(out)
 	}
+}
+
+// first says once of a socket that nothing has been refused it.
+func (p *pod) first(debuggee netip.AddrPort) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.refused == nil {
+		p.refused = map[netip.AddrPort]bool{}
+	}
+	was := p.refused[debuggee]
+	p.refused[debuggee] = true
+	return !was
 }
 
 func (p *pod) Own(like netip.Addr) netip.Addr {

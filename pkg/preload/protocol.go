@@ -45,6 +45,7 @@ const (
 	KindNotice
 	KindLater
 	KindWhy
+	KindClosing
 	KindAnswer Kind = 0x8000
 )
 
@@ -214,6 +215,10 @@ type (
 	WhyAnswer struct {
 		Reason   int32
 		Reserved uint32
+	}
+	// ClosingQuestion precedes the closing of a socket that came along with a ConnectQuestion.
+	ClosingQuestion struct {
+		Inode uint64
 	}
 	// BindQuestion precedes a bind.
 	BindQuestion struct {

@@ -42,6 +42,7 @@ func vectors() []struct {
 		{"sp_connect_answer", KindConnect | KindAnswer, ConnectAnswer{VerdictLater, 2, a}},
 		{"sp_why", KindWhy, WhyQuestion{1}},
 		{"sp_why_answer", KindWhy | KindAnswer, WhyAnswer{113, 2}},
+		{"sp_closing", KindClosing, ClosingQuestion{1}},
 		{"sp_bind", KindBind, BindQuestion{TCP, BindTaken | BindV6Only | BindReusePort, 98, 4, 5, a}},
 		{"sp_bind_answer", KindBind | KindAnswer, BindAnswer{VerdictPod, 2, a}},
 		{"sp_bound", KindBound, BoundQuestion{TCP, 2, 3, a, b}},

@@ -18,18 +18,25 @@ type question struct {
 	pid  int    // by the kernel's word; the head's where it has none
 	uid  int    // likewise; -1
 
+	along int // the descriptor behind the pair, as it came; -1: none
+
 	mu   sync.Mutex
 	pair *os.File // the asker's end of the pair has the other one; nil: answered, or nobody waits
 }
 
 // parse reads a message that has come with its control data. The question is there even with an error, for the refusal.
 func parse(message, oob []byte, flags int) (*question, error) {
-	q := &question{uid: -1}
-	files, err := q.rights(oob)
-	if len(files) > 0 {
-		q.pair = files[0]
-		for _, f := range files[1:] {
-			f.Close()
+	q := &question{uid: -1, along: -1}
+	fds, err := q.rights(oob)
+	for i, fd := range fds {
+		switch i {
+		case 0:
+			_ = unix.SetNonblock(fd, true) // of this end only: the asker's is another description
+			q.pair = os.NewFile(uintptr(fd), "asker")
+		case 1:
+			q.along = fd // untouched: the program has the same description
+		default:
+			unix.Close(fd)
 		}
 	}
 	if err != nil {
@@ -38,8 +45,8 @@ func parse(message, oob []byte, flags int) (*question, error) {
 	if len(message) > MessageMax || flags&unix.MSG_TRUNC != 0 {
 		return q, errors.New("preload: the message is too long")
 	}
-	if flags&unix.MSG_CTRUNC != 0 || len(files) > 1 {
-		return q, errors.New("preload: more than one descriptor")
+	if flags&unix.MSG_CTRUNC != 0 || len(fds) > 2 {
+		return q, errors.New("preload: more descriptors than a message brings")
 	}
 	head, body, err := DecodeHead(message)
 	if err != nil {
@@ -53,7 +60,7 @@ func parse(message, oob []byte, flags int) (*question, error) {
 }
 
 // rights takes the descriptors and the credentials.
-func (q *question) rights(oob []byte) (files []*os.File, err error) {
+func (q *question) rights(oob []byte) (fds []int, err error) {
 	if len(oob) == 0 {
 		return nil, nil
 	}
@@ -66,22 +73,35 @@ func (q *question) rights(oob []byte) (files []*os.File, err error) {
 		switch {
 		case m.Header.Level != unix.SOL_SOCKET:
 		case m.Header.Type == unix.SCM_RIGHTS:
-			fds, err := unix.ParseUnixRights(m)
+			more, err := unix.ParseUnixRights(m)
 			if err != nil {
 				continue
 			}
-			for _, fd := range fds {
+			for _, fd := range more {
 				unix.CloseOnExec(fd)
-				_ = unix.SetNonblock(fd, true) // of this end only: the asker's is another description
-				files = append(files, os.NewFile(uintptr(fd), "asker"))
 			}
+			fds = append(fds, more...)
 		case m.Header.Type == unix.SCM_CREDENTIALS:
 			if cred, err := unix.ParseUnixCredentials(m); err == nil {
 				q.pid, q.uid = int(cred.Pid), int(cred.Uid)
 			}
 		}
 	}
-	return files, nil
+	return fds, nil
+}
+
+// takeAlong returns the descriptor that came along, once.
+func (q *question) takeAlong() int {
+	fd := q.along
+	q.along = -1
+	return fd
+}
+
+// closeAlong closes it, if nobody has taken it.
+func (q *question) closeAlong() {
+	if fd := q.takeAlong(); fd >= 0 {
+		unix.Close(fd)
+	}
 }
 
 // own copies the body, which lies in the connection's buffer.

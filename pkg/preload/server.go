@@ -29,7 +29,7 @@ const (
 	maxConns   = 4096 // processes that have loaded the library; one more finds its session gone
 	maxWaiting = 4096 // questions that wait for the pod; one more gets ENOBUFS, as where the kernel has no room for a socket
 	maxNotices = 1000 // lines from the library; each is said once, and remembered for that
-	maxRights  = 8    // descriptors that one message may bring; it takes one
+	maxRights  = 8    // descriptors that one message may bring; it takes two
 	sweepEvery = 10 * time.Second
 )
 
@@ -83,7 +83,7 @@ type Config struct {
 // Server is what libstepin.so asks.
 //
 // Goroutines: accept (ends with the listener); one a connection (ends with it, or with Close); one a question that waits
-// for the pod (maxWaiting, ends with ctx); those of relays (relay.go, datagram.go); sweep (ends with ctx). Close waits for all.
+// for the pod (maxWaiting, ends with ctx); those of relays and copies (datagram.go, copies.go); sweep (ends with ctx). Close waits for all.
 type Server struct {
 	cfg      Config
 	log      *slog.Logger
@@ -98,6 +98,7 @@ type Server struct {
 	flows     flows
 	listeners listeners
 	relays    relays
+	copies    copies
 	refusals  refusals
 
 	ctx     context.Context
@@ -137,6 +138,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.relays.s, s.listeners.s = s, s
+	if _, err := rand.Read(s.relays.probe[:]); err != nil {
+		return nil, fmt.Errorf("preload: making a probe: %w", err)
+	}
 	if err := s.open(); err != nil {
 		s.Close()
 		return nil, err
@@ -203,6 +207,7 @@ func (s *Server) Close() {
 		s.listeners.shut()
 		s.relays.shut()
 		s.wg.Wait()
+		s.copies.drop(func(uint64, copied) bool { return true })
 		if s.machine != nil {
 			s.machine.Close()
 		}
@@ -277,6 +282,7 @@ func (s *Server) converse(c *net.UnixConn) {
 		if err != nil {
 			s.log.Debug("preload: a malformed question", "err", err)
 			q.fail(syscall.EPROTO)
+			q.closeAlong()
 			continue
 		}
 		switch {
@@ -294,6 +300,7 @@ func (s *Server) converse(c *net.UnixConn) {
 			}
 			s.dispatch(q)
 		}
+		q.closeAlong()
 	}
 }
 
@@ -324,6 +331,7 @@ func (s *Server) hello(q *question) bool {
 	if body.Flags&HelloBrief != 0 {
 		q.answer(answer, nil)
 	} else {
+		s.copies.drop(func(_ uint64, c copied) bool { return c.pid == q.pid }) // what a program before it had, and may have lost
 		q.answer(answer, nil, s.table)
 	}
 	return true
@@ -339,7 +347,7 @@ func (s *Server) dispatch(q *question) {
 			break
 		}
 		if body.Network == UDP {
-			s.association(q, body.Inode, body.To.AddrPort(), body.Local.AddrPort(), 0)
+			s.connectUDP(q, body)
 			return
 		}
 		run = func(q *question) { s.connect(q, body) }
@@ -348,7 +356,12 @@ func (s *Server) dispatch(q *question) {
 		if _, err := DecodeBody(q.body, &body); err != nil {
 			break
 		}
-		s.association(q, body.Inode, body.To.AddrPort(), body.Local.AddrPort(), datagramTTL)
+		answer, err := s.association(body.Inode, body.To.AddrPort(), body.Local.AddrPort(), datagramTTL)
+		if err != nil {
+			q.fail(errno(err))
+			return
+		}
+		q.answer(answer, nil)
 		return
 	case KindWhy:
 		var body WhyQuestion
@@ -356,6 +369,14 @@ func (s *Server) dispatch(q *question) {
 			break
 		}
 		q.answer(WhyAnswer{Reason: int32(s.refusals.take(body.Inode))}, nil)
+		return
+	case KindClosing:
+		var body ClosingQuestion
+		if _, err := DecodeBody(q.body, &body); err != nil {
+			break
+		}
+		s.copies.drop(func(inode uint64, _ copied) bool { return inode == body.Inode })
+		q.answer(nil, nil)
 		return
 	case KindBind, KindBound, KindListen, KindWho:
 		s.socket(q)

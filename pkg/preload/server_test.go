@@ -170,7 +170,7 @@ type asked struct {
 	pair *os.File
 }
 
-func (l *guest) ask(kind Kind, body any, tail []byte) *asked {
+func (l *guest) ask(kind Kind, body any, tail []byte, along ...int) *asked {
 	l.t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -180,7 +180,7 @@ func (l *guest) ask(kind Kind, body any, tail []byte) *asked {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	if _, _, err := l.WriteMsgUnix(message, unix.UnixRights(fds[1]), nil); err != nil {
+	if _, _, err := l.WriteMsgUnix(message, unix.UnixRights(append([]int{fds[1]}, along...)...), nil); err != nil {
 		l.t.Fatal(err)
 	}
 	unix.Close(fds[1])

@@ -61,6 +61,7 @@ int main(void)
 	PRINT(sp_connect_answer, SP_CONNECT | SP_ANSWER, SP_LATER_PLACE, 2, a);
 	PRINT(sp_why, SP_WHY, 1);
 	PRINT(sp_why_answer, SP_WHY | SP_ANSWER, 113, 2);
+	PRINT(sp_closing, SP_CLOSING, 1);
 	PRINT(sp_bind, SP_BIND, SP_TCP, SP_BIND_TAKEN | SP_BIND_V6ONLY | SP_BIND_REUSEPORT, 98, 4, 5, a);
 	PRINT(sp_bind_answer, SP_BIND | SP_ANSWER, SP_POD, 2, a);
 	PRINT(sp_bound, SP_BOUND, SP_TCP, 2, 3, a, b);
