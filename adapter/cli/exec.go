@@ -19,6 +19,7 @@ import (
 
 	"github.com/stepin-dev/stepin/pkg/config"
 	"github.com/stepin-dev/stepin/pkg/fail"
+	"github.com/stepin-dev/stepin/pkg/requests"
 	"github.com/stepin-dev/stepin/pkg/session"
 )
 
@@ -46,6 +47,7 @@ func execCommand(version string) *cobra.Command {
 	f.cluster.add(cmd)
 	flags.StringVarP(&f.file, "config", "c", "", "a launch configuration (JSON, or a stepin.yaml) instead of the stepin.yaml found upwards")
 	flags.Var(&f.steal, "steal", "ports whose requests the command answers in the pod's place, as in 8080,9090; without it the pod answers, and the command gets copies")
+	flags.BoolVar(&f.requests, "requests", false, "say each request that the command has answered in a line on standard error")
 	return cmd
 }
 
@@ -53,6 +55,7 @@ type execFlags struct {
 	target, file string
 	cluster      clusterFlags
 	steal        ports
+	requests     bool
 }
 
 // ports are numbers with commas between them. Which of them are ports the configuration's checks say.
@@ -108,14 +111,19 @@ func (f execFlags) config(dir string) (*config.Launch, error) {
 			set(name, written)
 		}
 	}
-	if len(f.steal) > 0 {
+	if len(f.steal) > 0 || f.requests {
 		in := map[string]any{}
 		if launch["incoming"] != nil {
 			if err := json.Unmarshal(launch["incoming"], &in); err != nil {
 				return nil, fail.Wrap(fail.ConfigValue, err, "", "incoming")
 			}
 		}
-		in["mode"], in["ports"] = "steal", f.steal
+		if len(f.steal) > 0 {
+			in["mode"], in["ports"] = "steal", f.steal
+		}
+		if f.requests {
+			in["log"] = true
+		}
 		set("incoming", in)
 	}
 	raw, err := json.Marshal(launch)
@@ -153,10 +161,11 @@ func runExec(cmd *cobra.Command, version string, f execFlags, args []string) err
 	stderr := cmd.ErrOrStderr()
 	starting, cancel := untilSignal(cmd.Context())
 	defer cancel()
+	say := func(line string) { fmt.Fprintln(stderr, "stepin: "+printable(line)) }
+	lines := requests.NewLines(say)
 	s, err := start(starting, version, session.Options{
-		Config: c, Log: logger(stderr),
-		Notice: func(line string) { fmt.Fprintln(stderr, "stepin: "+printable(line)) },
-		Place:  session.Place{Program: here(program), Workdir: dir, Workspace: dir, Environ: os.Environ()},
+		Config: c, Log: logger(stderr), Notice: say, Requests: logged(c, lines),
+		Place: session.Place{Program: here(program), Workdir: dir, Workspace: dir, Environ: os.Environ()},
 	})
 	if err != nil {
 		if starting.Err() != nil {
@@ -168,6 +177,7 @@ func runExec(cmd *cobra.Command, version string, f execFlags, args []string) err
 	if cerr := s.Close(); cerr != nil && err == nil {
 		err = cerr
 	}
+	lines.Flush()
 	if err != nil {
 		return err
 	}
@@ -175,6 +185,14 @@ func runExec(cmd *cobra.Command, version string, f execFlags, args []string) err
 		return exitStatus(status)
 	}
 	return nil
+}
+
+// logged is who hears of requests: nobody, unless the user has said so, for standard error is the command's, too.
+func logged(c *config.Launch, lines *requests.Lines) func(requests.Request) {
+	if !c.Incoming.Log || !c.Wrote("incoming", "log") {
+		return nil
+	}
+	return lines.Tell
 }
 
 func errStopped() error { return fail.New(fail.Internal, "", "stopped before the command began") }

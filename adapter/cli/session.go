@@ -30,7 +30,7 @@ func parts(version string) session.Parts {
 func starter(version string, place dap.Place, log *slog.Logger) dap.Starter {
 	return func(ctx context.Context, c *config.Launch, h dap.Hints, k dap.Hooks) (dap.Runner, error) {
 		s, err := start(ctx, version, session.Options{
-			Config: c, Log: log, Progress: k.Progress, Notice: k.Notice, Dir: k.Dir,
+			Config: c, Log: log, Progress: k.Progress, Notice: k.Notice, Requests: k.Request, Dir: k.Dir,
 			Place: session.Place{Program: h.Program, Runtime: h.Runtime, Debugger: h.Debugger, Workdir: h.Cwd, Workspace: h.Workspace, Environ: place.Environ},
 		})
 		if err != nil {

@@ -251,7 +251,7 @@ func (c *conversation) prepare(ctx context.Context, cfg *config.Launch, d Debugg
 	tell := func(path string) { told.Do(func() { dir <- path }) }
 	var runner Runner
 	attempt(func() (err error) {
-		runner, err = c.o.Start(life, cfg, d.Hints(), Hooks{Progress: p.update, Notice: c.notice, Dir: tell})
+		runner, err = c.o.Start(life, cfg, d.Hints(), Hooks{Progress: p.update, Notice: c.notice, Request: c.traffic(cfg), Dir: tell})
 		if err == nil {
 			tell(runner.Dir())
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 
 	"github.com/stepin-dev/stepin/pkg/config"
+	"github.com/stepin-dev/stepin/pkg/requests"
 )
 
 // Runner is the session as the adapter sees it: a place that processes can be started in. pkg/session implements it.
@@ -48,6 +49,7 @@ type Hints struct {
 type Hooks struct {
 	Progress func(title string, done, total int) // what is being done; total 0: unknown
 	Notice   func(line string)                   // one line for the user
+	Request  func(requests.Request)              // a request to the debuggee that has been answered; one goroutine
 	Dir      func(path string)                   // the private directory exists; optional, lets the build begin early
 }
 

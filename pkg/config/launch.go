@@ -62,6 +62,7 @@ type Incoming struct {
 	Existing    string        `json:"existing,omitempty" jsonschema:"enum=close,enum=keep,default=close" jsonschema_description:"Connections that are open already when the program starts to listen. close: they are ended, so that clients connect anew and reach the program. keep: they stay with the pod."`
 	Probes      string        `json:"probes,omitempty" jsonschema:"enum=pod,default=pod" jsonschema_description:"Who answers the pod's health probes."`
 	WhilePaused string        `json:"whilePaused,omitempty" jsonschema:"enum=hold,default=hold" jsonschema_description:"What requests do while the program stands at a breakpoint. hold: they wait."`
+	Log         bool          `json:"log" jsonschema:"default=true" jsonschema_description:"Each request of HTTP/1 or h2c that the program has answered is one line in the debug console: method, path, status, time, from where; of another protocol each connection, with its bytes; at most 20 lines a second. false: none. For stepin exec only where it is written (or --requests): its standard error is the program's, too."`
 }
 
 // Outgoing says where the program's own connections leave from.
@@ -126,7 +127,7 @@ type Resources struct {
 func Default() *Launch {
 	return &Launch{
 		DNS: true, Hostname: true, FrontEnd: "auto", OnLost: "fail",
-		Incoming: Incoming{Mode: "mirror", Existing: "close", Probes: "pod", WhilePaused: "hold"},
+		Incoming: Incoming{Mode: "mirror", Existing: "close", Probes: "pod", WhilePaused: "hold", Log: true},
 		Outgoing: Outgoing{TCP: true, UDP: true, Loopback: "auto"},
 		Files:    Files{Mode: "volumes"},
 		Agent:    Agent{Mode: "auto"},

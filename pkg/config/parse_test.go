@@ -19,13 +19,13 @@ func TestParse(t *testing.T) {
 		{"least", `{"target":"local/1"}`, func(l *Launch) {}},
 		{"editor keys", `{"target":"local/1","type":"stepin","request":"launch","name":"x","__sessionId":"1","noDebug":true,"presentation":{"hidden":false}}`, func(l *Launch) {}},
 		{"null is default", `{"target":"local/1","dns":null,"incoming":null,"env":{"include":null}}`, func(l *Launch) {}},
-		{"everything", `{"target":"local/1","incoming":{"mode":"off","ports":[80,65535],"map":{"80":8080},"existing":"keep","probes":"pod","whilePaused":"hold"},
+		{"everything", `{"target":"local/1","incoming":{"mode":"off","ports":[80,65535],"map":{"80":8080},"existing":"keep","probes":"pod","whilePaused":"hold","log":false},
 			"outgoing":{"tcp":false,"udp":false,"loopback":"pod","pod":["db"],"host":["*"]},"dns":false,"hostname":false,
 			"env":{"include":["LD_*"],"exclude":["A*"],"override":{"A":"","b":"="},"unset":["C"],"file":"/x"},
 			"files":{"mode":"off","pod":["/a"],"readOnly":["/b"],"host":["/c/"],"hidden":["/d"],"map":{"/e":"/f"}},
 			"frontEnd":"namespaces","hostPrograms":["air","/opt/x"],"onLost":"host","agent":{"mode":"auto","ttl":"5m"}}`,
 			func(l *Launch) {
-				l.Incoming = Incoming{"off", []Port{80, 65535}, map[Port]Port{80: 8080}, "keep", "pod", "hold"}
+				l.Incoming = Incoming{"off", []Port{80, 65535}, map[Port]Port{80: 8080}, "keep", "pod", "hold", false}
 				l.Outgoing = Outgoing{false, false, "pod", []string{"db"}, []string{"*"}}
 				l.DNS, l.Hostname, l.FrontEnd, l.OnLost = false, false, "namespaces", "host"
 				l.Env = Env{[]string{"LD_*"}, []string{"A*"}, map[string]string{"A": "", "b": "="}, []string{"C"}, "/x"}

@@ -37,23 +37,22 @@ func FuzzFlow(f *testing.F) {
 	}
 	f.Add(pieces(wholePreface+"\x00\x00\x05\x01\x05\x00\x00\x00\x01\x82\x84\x86\x41\x00", "\x00\x00\x01\x01\x05\x00\x00\x00\x01\x88"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		var all []Request
-		feed := NewFeed(func(r Request) { all = append(all, r) })
+		feed := &Feed{queue: make(chan Request, maxQueued)} // nothing runs: the fuzzer wants the same again
 		flow := feed.Follow(About{})
 		in, out := both(flow, data)
 		flow.End("")
-		feed.Close()
 		if feed.panics.Load() > 0 {
 			t.Error("reading panicked")
 		}
 		var toldIn, toldOut int64
-		for _, r := range all {
+		for range len(feed.queue) {
+			r := <-feed.queue
 			toldIn, toldOut = toldIn+r.In, toldOut+r.Out
 			if bytes.ContainsFunc([]byte(r.Line()), func(c rune) bool { return c < ' ' || c == 0x7f }) {
 				t.Errorf("%q", r.Line())
 			}
 		}
-		if len(all) < maxTold && (toldIn > in || toldOut > out) {
+		if toldIn > in || toldOut > out {
 			t.Errorf("%d bytes in, told %d; %d out, told %d", in, toldIn, out, toldOut)
 		}
 		if n := feed.held.Load(); n != 0 {

@@ -407,6 +407,19 @@ func (c *cluster) steal(l *link, s *wire.Steal) (pod string, ok bool) {
 	return "pod " + p.Name, !borrows
 }
 
+// pod: while home's channel is a member's, either's link may be told of that pod's requests.
+func (c *cluster) pod(l *link) string {
+	c.mu.Lock()
+	w := &c.first
+	for uid, m := range c.members {
+		if m.link == l || l == c.s.link && uid == c.homeUID {
+			w = &m.way
+		}
+	}
+	c.mu.Unlock()
+	return w.current().Name
+}
+
 // pods are those that the session has a way to, or is making one to; home first, then by name.
 func (c *cluster) pods() (namespace, context string, pods []StatePod) {
 	c.mu.Lock()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/stepin-dev/stepin/pkg/mux"
+	"github.com/stepin-dev/stepin/pkg/requests"
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
@@ -27,7 +28,7 @@ const (
 // here the client does not notice.
 //
 // Goroutines: the caller's, and answers', which ends with the connection.
-func (s *Session) serveCopy(r *mux.Request) {
+func (s *Session) serveCopy(l *link, r *mux.Request) {
 	var in wire.Incoming
 	if err := wire.Decode(r.Body, &in); err != nil {
 		r.Refuse(err)
@@ -55,7 +56,9 @@ func (s *Session) serveCopy(r *mux.Request) {
 	defer stream.Close()
 	stop := context.AfterFunc(s.ctx, func() { conn.Close() })
 	defer stop()
-	answers := &answers{conn: conn, over: make(chan struct{})}
+	seen := s.readAlong(l, in.Client, dst, modeMirror)
+	defer seen.End("")
+	answers := &answers{conn: conn, seen: seen, over: make(chan struct{})}
 	go answers.drop()
 	http, err := copyInto(conn, stream, answers)
 	switch {
@@ -66,6 +69,7 @@ func (s *Session) serveCopy(r *mux.Request) {
 		_ = conn.CloseWrite()
 		answers.wait(s.ctx)
 	case errors.Is(err, errCut):
+		seen.End("bytes of the copy are missing")
 		mux.TCP{TCPConn: conn}.Abort()
 	case err != nil:
 		if http {
@@ -131,6 +135,7 @@ func copyInto(conn *net.TCPConn, stream *mux.Stream, answers *answers) (http boo
 			http = speaksHTTP(ch.Data)
 		}
 		answers.asked()
+		answers.seen.Client(ch.Data)
 		if _, err := conn.Write(ch.Data); err != nil {
 			return http, nil
 		}
@@ -149,7 +154,8 @@ func speaksHTTP(data []byte) bool {
 // its developer wants to see. So the end of a connection of HTTP is held back until the debuggee has answered.
 type answers struct {
 	conn *net.TCPConn
-	over chan struct{} // closed when the debuggee says no more
+	seen *requests.Flow // nil: nobody listens
+	over chan struct{}  // closed when the debuggee says no more
 
 	mu    sync.Mutex
 	due   bool // an answer to what was written last
@@ -165,8 +171,12 @@ func (a *answers) drop() {
 			a.mu.Lock()
 			a.due, a.heard = false, time.Now()
 			a.mu.Unlock()
+			a.seen.Debuggee(buf[:n])
 		}
 		if err != nil {
+			if !errors.Is(err, net.ErrClosed) {
+				a.seen.DebuggeeEnd()
+			}
 			return
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/stepin-dev/stepin/pkg/mux"
+	"github.com/stepin-dev/stepin/pkg/requests"
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
@@ -16,15 +17,15 @@ import (
 // breakpoint; then the client waits as it would before the pod, but not longer than a kernel lets it.
 const deliverTimeout = 2 * time.Minute
 
-// serve answers a stream that the agent opens.
-func (s *Session) serve(r *mux.Request) {
+// serve answers a stream that an agent opens.
+func (s *Session) serve(l *link, r *mux.Request) {
 	switch r.Kind {
 	case wire.KindIncoming:
-		s.serveIncoming(r)
+		s.serveIncoming(l, r)
 	case wire.KindIncomingDG:
 		s.serveDatagrams(r)
 	case wire.KindCopy:
-		s.serveCopy(r)
+		s.serveCopy(l, r)
 	default:
 		r.Refuse(&wire.Refusal{Errno: syscall.EOPNOTSUPP, Message: fmt.Sprintf("session: streams of kind %d are not known here", r.Kind)})
 	}
@@ -32,7 +33,7 @@ func (s *Session) serve(r *mux.Request) {
 
 // serveIncoming hands a stolen connection to the debuggee: a socket bound to the true client's address, connected to
 // the debuggee's listener. ECONNREFUSED gives it back to the pod.
-func (s *Session) serveIncoming(r *mux.Request) {
+func (s *Session) serveIncoming(l *link, r *mux.Request) {
 	var in wire.Incoming
 	if err := wire.Decode(r.Body, &in); err != nil {
 		r.Refuse(err)
@@ -60,7 +61,18 @@ func (s *Session) serveIncoming(r *mux.Request) {
 		conn.Close()
 		return
 	}
-	s.relays.Relay(stream, flow.carry(stream, conn))
+	seen := s.readAlong(l, in.Client, dst, modeSteal)
+	defer seen.End("")
+	s.relays.Relay(stream, flow.carry(stream, conn, seen))
+}
+
+// readAlong has the feed follow a flow to the debuggee; nil where nobody listens.
+func (s *Session) readAlong(l *link, client, dst netip.AddrPort, mode string) *requests.Flow {
+	if s.feed == nil {
+		return nil
+	}
+	from := netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
+	return s.feed.Follow(requests.About{Pod: s.reach.pod(l), Port: dst.Port(), From: from, Mode: mode})
 }
 
 // deliver connects to the debuggee's listener from the client's address, as far as the front end can.

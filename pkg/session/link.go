@@ -51,12 +51,12 @@ type link struct {
 // linkOptions say where a link leads and what it tells whom.
 type linkOptions struct {
 	dial   dialer
-	try    time.Duration           // what one dial may take that is not the first
-	final  func(mux.ByeError) bool // whether a goodbye of the agent's is for good
-	serve  func(*mux.Request)      // each in a goroutine of its own
-	notice func(string)            // one line for the developer
-	news   func() <-chan struct{}  // closed when something has changed that another try may depend on; nil for never
-	ring   func()                  // the link is down, or up again; nil: nobody asks
+	try    time.Duration             // what one dial may take that is not the first
+	final  func(mux.ByeError) bool   // whether a goodbye of the agent's is for good
+	serve  func(*link, *mux.Request) // each in a goroutine of its own
+	notice func(string)              // one line for the developer
+	news   func() <-chan struct{}    // closed when something has changed that another try may depend on; nil for never
+	ring   func()                    // the link is down, or up again; nil: nobody asks
 	log    *slog.Logger
 }
 
@@ -154,7 +154,7 @@ func (l *link) accept(conn *mux.Conn) {
 		if err != nil {
 			return
 		}
-		go l.serve(r)
+		go l.serve(l, r)
 	}
 }
 

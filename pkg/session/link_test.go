@@ -77,7 +77,7 @@ func startLink(t *testing.T, a *wireAgent) (*link, chan string) {
 	t.Helper()
 	said := make(chan string, 100)
 	l, err := newLink(t.Context(), linkOptions{dial: a.dial, try: redialTry, final: func(mux.ByeError) bool { return true },
-		serve: func(r *mux.Request) { r.Refuse(syscall.EOPNOTSUPP) }, notice: func(line string) { said <- line }, news: func() <-chan struct{} { return nil }, log: slog.New(slog.DiscardHandler)})
+		serve: func(_ *link, r *mux.Request) { r.Refuse(syscall.EOPNOTSUPP) }, notice: func(line string) { said <- line }, news: func() <-chan struct{} { return nil }, log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -92,6 +92,8 @@ func (l *local) steal(*link, *wire.Steal) (pod string, ok bool) { return "the po
 func (l *local) notice(line string)                             { l.say(line) }
 func (l *local) close()                                         { sweepDir(l.dir) }
 
+func (l *local) pod(*link) string { return l.s.target.String() }
+
 func (l *local) pods() (_, _ string, pods []StatePod) {
 	conn, _ := l.s.link.current()
 	return "", "", []StatePod{{Name: l.s.target.String(), Home: true, Connected: conn != nil, link: l.s.link}}

@@ -24,6 +24,8 @@ type reach interface {
 	follow(ctx context.Context)
 	// steal completes what is asked of a pod's agent, and names the pod; not ok where another link asks that agent.
 	steal(l *link, s *wire.Steal) (pod string, ok bool)
+	// pod is the name of the one that sends its requests by a link.
+	pod(l *link) string
 	// pods are the session's now, and where they are.
 	pods() (namespace, context string, pods []StatePod)
 	// notice is what home's link has to say.

@@ -28,6 +28,7 @@ import (
 	"github.com/stepin-dev/stepin/pkg/namespaces"
 	"github.com/stepin-dev/stepin/pkg/podfs"
 	"github.com/stepin-dev/stepin/pkg/policy"
+	"github.com/stepin-dev/stepin/pkg/requests"
 	"github.com/stepin-dev/stepin/pkg/resolv"
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
@@ -59,6 +60,7 @@ type Options struct {
 	Progress func(title string, done, total int) // what is being done; may be nil
 	Notice   func(line string)                   // one line for the developer; may be nil; any goroutine, must not wait
 	Dir      func(path string)                   // told of the private directory as soon as it exists; may be nil
+	Requests func(requests.Request)              // told of each request to the debuggee that has been answered; nil: nobody; one goroutine, must not wait
 	Log      *slog.Logger                        // nil: none
 	Trace    *os.File                            // the agent's list of what it did, for tests; nil: none
 	// TunPath and FusePath are the device nodes; "" the usual ones.
@@ -77,8 +79,8 @@ type Place struct {
 
 // Session is one debuggee's tree and its way to the agent.
 //
-// Goroutines: link's; reach's; ports'; watchVolumes; follow, which ends the session when one of its parts has ended; one a
-// flow. All end with Close.
+// Goroutines: link's; reach's; ports'; watchVolumes; follow, which ends the session when one of its parts has ended; the
+// feed's; one a flow. All end with Close.
 type Session struct {
 	config   *config.Launch
 	options  Options
@@ -111,6 +113,7 @@ type Session struct {
 	ports     *ports
 	datagrams datagrams
 	relays    mux.Relays
+	feed      *requests.Feed // nil: nobody listens
 	following sync.WaitGroup
 	entered   atomic.Bool // the namespaces are made: from here on the debuggee may run
 	said      sync.Map    // lines said once
@@ -140,6 +143,7 @@ func Start(ctx context.Context, o Options) (*Session, error) {
 		links: links{all: map[*link]bool{}, changed: make(chan struct{})}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.ports = newPorts(s)
+	s.feed = requests.NewFeed(o.Requests)
 	if err := s.start(ctx); err != nil {
 		if s.link != nil {
 			err = s.link.why(err)
@@ -487,6 +491,7 @@ func (s *Session) Close() error {
 			s.reach.close()
 		}
 		s.guard.Dismiss()
+		s.feed.Close()
 		if s.dir != "" {
 			err = errors.Join(err, os.RemoveAll(s.dir))
 		}

@@ -3,6 +3,7 @@ package session
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/stepin-dev/stepin/pkg/mux"
+	"github.com/stepin-dev/stepin/pkg/requests"
 	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
@@ -120,23 +122,28 @@ func (f *stolenFlow) deliver(ctx context.Context, dst netip.AddrPort) (*net.TCPC
 }
 
 // carry is the debuggee's connection as an end for a relay.
-func (f *stolenFlow) carry(stream *mux.Stream, conn *net.TCPConn) mux.End {
+func (f *stolenFlow) carry(stream *mux.Stream, conn *net.TCPConn, seen *requests.Flow) mux.End {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.stream, f.conn, f.heard = stream, conn, time.Now()
-	return stolenEnd{mux.TCP{TCPConn: conn}, f}
+	return stolenEnd{mux.TCP{TCPConn: conn}, f, seen}
 }
 
 // stolenEnd reads along what passes.
 type stolenEnd struct {
 	mux.TCP
-	f *stolenFlow
+	f    *stolenFlow
+	seen *requests.Flow // nil: nobody listens
 }
 
 func (e stolenEnd) Read(b []byte) (int, error) {
 	n, err := e.TCP.Read(b)
 	if n > 0 {
 		e.f.answer(b[:n])
+		e.seen.Debuggee(b[:n])
+	}
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		e.seen.DebuggeeEnd()
 	}
 	return n, err
 }
@@ -146,6 +153,7 @@ func (e stolenEnd) Write(b []byte) (int, error) {
 	if !e.f.ask(b) {
 		return len(b), nil
 	}
+	e.seen.Client(b)
 	return e.TCP.Write(b)
 }
 
