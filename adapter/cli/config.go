@@ -24,7 +24,7 @@ func configCommand() *cobra.Command {
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.SuggestionsMinimumDistance = 2
-	cmd.AddCommand(checkCommand(), showCommand(), &cobra.Command{
+	cmd.AddCommand(checkCommand(), showCommand(), importCommand(), &cobra.Command{
 		Use:   "schema",
 		Short: "Print the JSON schema of launch configurations and stepin.yaml",
 		Args:  exactly(0),
@@ -113,6 +113,29 @@ func showCommand() *cobra.Command {
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
 	cmd.Flags().StringVar(&name, "name", "", "the configuration of that name only")
 	return cmd
+}
+
+func importCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "import FILE",
+		Short: "Make a stepin.yaml of a mirrord.json, and name what has no counterpart",
+		Long: "Make a stepin.yaml of a mirrord.json (or .yaml), on standard output. Each key that has no counterpart, or means something\n" +
+			"else here, is named on standard error.",
+		Example: "  stepin config import .mirrord/mirrord.json > stepin.yaml",
+		Args:    exactly(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			data, err := readFile(args[0])
+			if err != nil {
+				return err
+			}
+			out, left, err := config.FromMirrord(args[0], data)
+			fmt.Fprint(cmd.OutOrStdout(), string(out))
+			for _, line := range left {
+				fmt.Fprintln(cmd.ErrOrStderr(), "stepin: "+printable(line))
+			}
+			return err
+		},
+	}
 }
 
 func atMostOne(cmd *cobra.Command, args []string) error {
