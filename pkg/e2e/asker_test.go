@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -25,7 +26,16 @@ import (
 )
 
 // inside makes connections in a pod's network, whatever becomes of the road between this machine and the API server.
-type inside struct{ network *os.File }
+type inside struct {
+	network *os.File
+	ports   *atomic.Uint32 // how many were taken
+}
+
+// firstPort and ports are those that connections are from, one after the other, as the kernel does it (and bind(2), which
+// takes any, does not): a port that comes again within seconds meets what the node knows of its last connection. Where a
+// pod's end has reset that one, the next is let through to the same pod, into silence, for 10 s, and where the end was not seen
+// for days (the kernel's net/netfilter/nf_conntrack_proto_tcp.c).
+const firstPort, ports = 20000, 40000
 
 // inside opens the network of a pod that is ready.
 func (c *Cluster) inside(t testing.TB, namespace, pod string) inside {
@@ -43,29 +53,24 @@ func (c *Cluster) inside(t testing.TB, namespace, pod string) inside {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	return inside{f}
+	return inside{f, new(atomic.Uint32)}
 }
 
 // dial is net.Dialer's DialContext for an IPv4 address. Its thread stays in the pod's network, and so ends with its
-// goroutine. The port that it is from is fixed beforehand, and told to the request's way: that of a connection that is never
-// made is known, too.
+// goroutine. The port that it is from is told to the request's way beforehand: that of a connection that is never made is
+// known, too.
 func (i inside) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	way, _ := ctx.Value(wayKey{}).(*way)
 	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
-		var port int
-		var berr error
-		if err := raw.Control(func(fd uintptr) {
-			if berr = unix.Bind(int(fd), &unix.SockaddrInet4{}); berr == nil {
-				var own unix.Sockaddr
-				if own, berr = unix.Getsockname(int(fd)); berr == nil {
-					port = own.(*unix.SockaddrInet4).Port
-				}
+		port, berr := 0, error(unix.EADDRINUSE)
+		err := raw.Control(func(fd uintptr) {
+			for tries := 0; berr == unix.EADDRINUSE && tries < ports; tries++ {
+				port = firstPort + int(i.ports.Add(1)%ports)
+				berr = unix.Bind(int(fd), &unix.SockaddrInet4{Port: port})
 			}
-		}); err != nil {
-			return err
-		}
+		})
 		way.dials(port)
-		return berr
+		return errors.Join(err, berr)
 	}}
 	type result struct {
 		conn net.Conn
