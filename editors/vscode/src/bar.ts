@@ -40,7 +40,7 @@ export async function menu(live: Live): Promise<void> {
   const running = live.active();
   if (!running) return;
   const { state } = running;
-  const home = state.pods?.find((pod) => pod.home) ?? state.pods?.[0];
+  const home = state.namespace ? state.pods?.find((pod) => pod.home) : undefined; // what kubectl knows by it
   const command = (name: string) => () => vscode.commands.executeCommand(name);
   const entries: Entry[] = [
     { label: "$(arrow-swap) Switch the Mode …", description: `now ${state.mode}`, does: () => switchMode(live) },

@@ -8,6 +8,8 @@ export interface Running {
   session: vscode.DebugSession;
   state: State;
   requests: number;
+  /** Whether the adapter answers questions: it does when the launch has been answered. */
+  ready: boolean;
 }
 
 /** How long the window's words may be behind a burst of events, in ms. */
@@ -72,8 +74,10 @@ export class Live {
 
   /** A session that tells nothing by itself (an older stepin) is shown as its configuration has it. */
   #started(session: vscode.DebugSession): void {
-    if (session.type !== "stepin" || isChild(session.configuration) || this.#running.has(session.id)) return;
-    this.#put(session, fromConfiguration(session.configuration));
+    if (session.type !== "stepin" || isChild(session.configuration)) return;
+    const told = this.#running.get(session.id);
+    this.#put(session, told?.state ?? fromConfiguration(session.configuration), true);
+    if (told) return;
     session.customRequest("stepin.state", {}).then(
       (state: unknown) => {
         if (isState(state) && this.#running.has(session.id)) this.#put(session, state);
@@ -95,8 +99,8 @@ export class Live {
     this.#tell(false);
   }
 
-  #put(session: vscode.DebugSession, state: State): void {
-    this.#running.set(session.id, { requests: 0, ...this.#running.get(session.id), session, state });
+  #put(session: vscode.DebugSession, state: State, ready = this.#running.get(session.id)?.ready ?? false): void {
+    this.#running.set(session.id, { requests: 0, ...this.#running.get(session.id), session, state, ready });
     this.#tell(true);
   }
 

@@ -112,7 +112,10 @@ export class SessionsView implements vscode.TreeDataProvider<Node> {
   /** A session of each target, to be asked. */
   #byTarget(): Running[] {
     const found = new Map<string, Running>();
-    for (const r of this.#live.all()) found.set(JSON.stringify([r.state.context, r.state.namespace, r.state.target]), r);
+    for (const r of this.#live.all()) {
+      const key = JSON.stringify([r.state.context, r.state.namespace, r.state.target]);
+      if (!found.get(key)?.ready) found.set(key, r);
+    }
     return [...found.values()];
   }
 }
@@ -120,6 +123,7 @@ export class SessionsView implements vscode.TreeDataProvider<Node> {
 /** What a session's adapter says of its target. */
 async function ask(asked: Running, own: ReadonlySet<string>): Promise<Target> {
   const target = { title: asked.state.target, where: place(asked.state).trim(), asked, sharers: [] };
+  if (!asked.ready) return { ...target, trouble: "The session is starting …" };
   let timer: NodeJS.Timeout | undefined;
   const slow = new Promise<never>((_, reject) => {
     timer = setTimeout(() => {

@@ -63,8 +63,8 @@ export function counted(body: unknown): number {
 
 /** The status bar's text; a picture stands for the pause. */
 export function barText({ state, requests }: Shown): string {
-  const name = state.target.slice(state.target.indexOf("/") + 1);
-  return `$(${state.paused ? "debug-pause" : "debug-alt"}) ${name}: ${state.mode}, ${many(requests, "request")}`;
+  const name = state.target.replace(/^(?!local\/)[^/]*\//, ""); // a bare process id says nothing
+  return `$(${state.paused ? "debug-pause" : "server-process"}) ${name}: ${state.mode}, ${many(requests, "request")}`;
 }
 
 /** The same for who cannot see it. */
@@ -137,7 +137,7 @@ export function sharers(answer: unknown, ids: ReadonlySet<string>): Sharer[] {
 
 /** What stands behind who it is. */
 export function sharerText(s: Sharer, now: Date): string {
-  return [[s.mode, s.ports].filter(Boolean).join(" "), since(s.since, now), s.own ? "this window" : s.mine ? "yours" : ""].filter(Boolean).join(" · ");
+  return [[s.mode, s.ports].filter(Boolean).join(" "), s.own ? "this window" : s.mine ? "yours" : "", since(s.since, now)].filter(Boolean).join(" · ");
 }
 
 /** "since 10:32", with the day where that is not today. */

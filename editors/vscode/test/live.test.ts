@@ -54,7 +54,7 @@ test("the status bar has target, mode and requests, and goes with the session", 
   assert.ok(!barItem.shown);
   const { adapter, session } = await started(orders);
   happens.starts.fire(session);
-  await until(() => barItem.text === "$(debug-alt) orders: steal, 0 requests");
+  await until(() => barItem.text === "$(server-process) orders: steal, 0 requests");
   assert.ok(said.commands.includes("setContext stepin.running 1"));
   adapter.tell("stepin.request", request);
   adapter.tell("stepin.request", { ...request, skipped: 40 });
@@ -86,14 +86,14 @@ test("of two sessions the active one is shown; a child's requests are its parent
   happens.starts.fire(child);
   happens.tells.fire({ session: child, event: "stepin.request", body: request });
   happens.active.fire(child); // its breakpoint has been hit
-  await until(() => barItem.text === "$(debug-alt) bills: steal, 1 request");
+  await until(() => barItem.text === "$(server-process) bills: steal, 1 request");
 });
 
 test("an older stepin that tells nothing is shown as it was configured", async () => {
   window();
   const { session } = await started(orders, { "stepin.state": () => new Refusal(9999, "Unsupported command") });
   happens.starts.fire(session);
-  await until(() => barItem.text === "$(debug-alt) orders: steal, 0 requests");
+  await until(() => barItem.text === "$(server-process) orders: steal, 0 requests");
 });
 
 test("the menu switches the mode; what is refused is said in the pod's own words", async () => {
@@ -111,7 +111,7 @@ test("the menu switches the mode; what is refused is said in the pod's own words
   await until(() => live.active());
   answers.choose = (rows) => rows.find((row) => row.label.includes("Switch the Mode") || row.label === "mirror");
   await menu(live);
-  await until(() => barItem.text === "$(debug-alt) orders: mirror, 0 requests");
+  await until(() => barItem.text === "$(server-process) orders: mirror, 0 requests");
   assert.deepEqual(adapter.asked.at(-1), ["stepin.setMode", { mode: "mirror" }]);
   refused = true;
   answers.choose = (rows) => rows.find((row) => row.label === "steal");
@@ -158,10 +158,13 @@ test("Cluster Sessions asks when it is seen, and stops what is mine", async () =
   adapter.tell("stepin.state", orders);
   await until(() => live.active());
   await v.refresh();
-  assert.equal(adapter.asked.length, 0); // nobody sees it
+  assert.equal(v.getChildren().length, 0); // nobody sees it
   view.visible = true;
   view.seen.fire({ visible: true });
-  await until(() => v.getChildren().length > 0);
+  await until(() => rows(v)[1] === "  The session is starting …");
+  assert.equal(adapter.asked.length, 0);
+  happens.starts.fire(session);
+  await until(() => rows(v).length > 2);
   const shown = rows(v);
   assert.deepEqual(shown.slice(0, 3), [
     "deployment/orders | in shop (dev)",
@@ -186,13 +189,16 @@ test("Cluster Sessions follows the state, says what fails, asks each target once
   const live = window();
   const v = new SessionsView(live);
   let known = 0;
-  open.push(v, live.onState(() => (known = live.all().length)));
+  open.push(v, live.onState(() => (known = live.all().filter(({ ready }) => ready).length)));
   const [one, two] = [await started(orders), await started(orders)];
   let waiting: ((answer: unknown) => void) | undefined;
   for (const { adapter } of [one, two])
     adapter.answers["stepin.sessions"] = () => new Promise((resolve) => (waiting = resolve));
   one.adapter.tell("stepin.state", orders);
   two.adapter.tell("stepin.state", { ...orders, session: "S2" });
+  await until(() => live.all().length === 2);
+  happens.starts.fire(one.session);
+  happens.starts.fire(two.session);
   const questions = () => [one, two].flatMap(({ adapter }) => adapter.asked).length;
   await until(() => known === 2); // no more is told of states now
   view.visible = true;
