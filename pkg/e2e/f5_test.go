@@ -199,6 +199,23 @@ func (f *f5) breakpoint(line, url, path string) {
 	} else if f.fromDebuggee(got.Answer); got.Path != path {
 		f.t.Errorf("%s was answered %+v", url, got)
 	}
+	f.told(url, path)
+}
+
+// told checks what the editor hears of a request that was answered.
+func (f *f5) told(url, path string) {
+	f.t.Helper()
+	var r struct {
+		Pod, Method, Path, From, Mode string
+		Port, Status                  int
+	}
+	if err := talk.Event(f.t, f.adapter.Client, "stepin.request").Decode(&r); err != nil {
+		f.t.Fatal(err)
+	}
+	if !strings.HasSuffix(url, r.Path) || !strings.HasPrefix(r.Path, path) || r.Method != "GET" || r.Status != 200 || r.Port != 8080 || r.Mode != "steal" ||
+		!strings.HasPrefix(r.From, f.client.Status.PodIP+":") || !strings.HasPrefix(r.Pod, "orders-") || strings.HasPrefix(path, "/by/") && path != "/by/"+r.Pod {
+		f.t.Errorf("the editor is told %+v of %s", r, url)
+	}
 }
 
 // ask asks the debuggee for something it does, in the words of its answer.
