@@ -7,8 +7,9 @@ import (
 )
 
 const (
-	// flowCost is what a followed flow may hold, in bytes: two lines that have not come whole, and itself.
-	flowCost = 16 << 10
+	// flowCost is what a followed flow holds, in bytes; linesCost what it may hold more of lines that have not come whole.
+	flowCost  = 1 << 10
+	linesCost = 4 * maxLine
 	// exchangeCost is what a request that waits for its answer holds, in bytes, without its path.
 	exchangeCost = 256
 	// maxWaiting bounds the requests that wait for an answer on one connection. A mirrored one's client goes on while the

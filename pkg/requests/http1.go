@@ -15,11 +15,23 @@ type http1Flow struct {
 	asking        *exchange   // whose bytes the client sends
 	waiting       []*exchange // in order
 	tunnel        *exchange   // the connection is another protocol's, which this one asked for
+	lines         bool        // linesCost is booked
 }
 
 func newHTTP1(l *Flow) *http1Flow { return &http1Flow{flow: l} }
 
 func (h *http1Flow) left() []*exchange { return h.waiting }
+
+// keep books what is kept of a line until the rest of it comes.
+func (h *http1Flow) keep(m *messages) error {
+	if len(m.line.buf) == 0 || h.lines {
+		return nil
+	}
+	if h.lines = h.flow.hold(linesCost); !h.lines {
+		return errFull
+	}
+	return nil
+}
 
 func (h *http1Flow) client(p []byte) error {
 	for len(p) > 0 {
@@ -51,6 +63,7 @@ func (h *http1Flow) client(p []byte) error {
 			if err := h.ask(); err != nil {
 				return err
 			}
+			h.asks.text = nil // it was p's
 		case headEnd:
 			if h.asks.encoded {
 				return errForeign
@@ -63,7 +76,7 @@ func (h *http1Flow) client(p []byte) error {
 		}
 		p = p[n:]
 	}
-	return nil
+	return h.keep(&h.asks)
 }
 
 // ask takes the start line of a request.
@@ -81,7 +94,7 @@ func (h *http1Flow) ask() error {
 	if len(h.waiting) >= maxWaiting {
 		return errFull
 	}
-	e := &exchange{protocol: strings.Clone(version), method: string(method), path: printable(rest[:end], h.asks.cut), at: h.since, in: h.before}
+	e := &exchange{protocol: version, method: string(method), path: printable(rest[:end], h.asks.cut), at: h.since, in: h.before}
 	if err := h.flow.begin(e); err != nil {
 		return err
 	}
@@ -118,6 +131,7 @@ func (h *http1Flow) debuggee(p []byte) error {
 			if now.status, ok = number(code); !ok {
 				return errForeign
 			}
+			h.answers.text = nil
 		case headEnd:
 			if now.status == 101 && h.answers.upgrade2 {
 				return h.become2(now, p)
@@ -129,7 +143,7 @@ func (h *http1Flow) debuggee(p []byte) error {
 			h.answered()
 		}
 	}
-	return nil
+	return h.keep(&h.answers)
 }
 
 // answerBody is what follows the header of an answer (RFC 9112, 6.3).

@@ -3,7 +3,6 @@ package requests
 import (
 	"encoding/binary"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/net/http2/hpack"
@@ -107,7 +106,7 @@ func newFrames(h *http2Flow, fromClient bool) *frames {
 func (f *frames) field(hf hpack.HeaderField) {
 	switch {
 	case f.fromClient && hf.Name == ":method" && isMethod([]byte(hf.Value)):
-		f.method = strings.Clone(hf.Value)
+		f.method = hf.Value
 	case f.fromClient && hf.Name == ":path":
 		f.path = printable(hf.Value, false)
 	case f.fromClient && !hf.IsPseudo():
