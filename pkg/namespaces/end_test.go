@@ -337,7 +337,7 @@ func TestNoUserNamespaces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	uids, gids, err := idMaps()
+	uids, gids, err := IDMaps()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -40,9 +40,9 @@ func (h *holder) dropRights() error {
 	return nil
 }
 
-// idMaps says how ids inside are those outside: an ordinary user's own id alone, which is all that the kernel allows him; for
+// IDMaps says how ids inside are those outside: an ordinary user's own id alone, which is all that the kernel allows him; for
 // root every id that root itself has, each as itself. With 0 alone root could not write what belongs to another user.
-func idMaps() (uids, gids []syscall.SysProcIDMap, err error) {
+func IDMaps() (uids, gids []syscall.SysProcIDMap, err error) {
 	if uid := os.Geteuid(); uid != 0 {
 		gid := os.Getegid()
 		return []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}, []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}, nil

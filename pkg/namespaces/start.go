@@ -202,7 +202,7 @@ func holderCommand(user uintptr) (*exec.Cmd, error) {
 	if user == 0 {
 		return cmd, nil
 	}
-	uids, gids, err := idMaps()
+	uids, gids, err := IDMaps()
 	if err != nil {
 		return nil, err
 	}

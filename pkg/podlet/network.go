@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -82,10 +83,17 @@ func shape(ipv6 bool) [][2]string {
 	return set
 }
 
-// sysctls shapes the calling thread's network. Where /proc/sys is read-only (containers), what cannot be set is noted.
+// sysctls shapes the calling thread's network. What cannot be set is noted; where /proc/sys is read-only, as in a container,
+// once.
 func (w *warden) sysctls(set [][2]string) {
 	for _, kv := range set {
 		err := os.WriteFile("/proc/sys/net/"+kv[0], []byte(kv[1]), 0)
+		if errors.Is(err, unix.EROFS) {
+			if note := "/proc/sys is read-only here, so the pod's network keeps the kernel's own settings"; !slices.Contains(w.notes, note) {
+				w.note("%s", note)
+			}
+			return
+		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			w.note("%s stays as it is: %v", kv[0], errors.Unwrap(err))
 		}

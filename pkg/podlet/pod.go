@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stepin-dev/stepin/pkg/fail"
+	"github.com/stepin-dev/stepin/pkg/namespaces"
 )
 
 // Pod is a running pod. Its methods may be called from any goroutine.
@@ -111,11 +112,13 @@ func (p *Pod) startWarden() error {
 	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID)
 	name := "clone(CLONE_NEWNS|CLONE_NEWNET|CLONE_NEWPID)"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if uid := os.Geteuid(); uid != 0 {
+	if uid := os.Geteuid(); uid != 0 || !admin() {
 		flags |= unix.CLONE_NEWUSER
 		name = "clone(CLONE_NEWUSER|CLONE_NEWNS|CLONE_NEWNET|CLONE_NEWPID)"
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: uid, Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
+		if err := mapIDs(cmd.SysProcAttr); err != nil {
+			c.Close()
+			return err
+		}
 	}
 	cmd.SysProcAttr.Cloneflags = flags
 	if err := cmd.Start(); err != nil {
@@ -124,6 +127,25 @@ func (p *Pod) startWarden() error {
 	}
 	p.warden, p.control = cmd, c
 	return nil
+}
+
+// admin says whether we may make namespaces without one of users: root may, but not in most containers.
+func admin() bool {
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var set [2]unix.CapUserData
+	return unix.Capget(&head, &set[0]) == nil && set[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+}
+
+// mapIDs makes an ordinary user root in the pod, and leaves root every id that it has.
+func mapIDs(a *syscall.SysProcAttr) (err error) {
+	if uid := os.Geteuid(); uid != 0 {
+		a.UidMappings = []syscall.SysProcIDMap{{HostID: uid, Size: 1}}
+		a.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
+		return nil
+	}
+	a.GidMappingsEnableSetgroups = true
+	a.UidMappings, a.GidMappings, err = namespaces.IDMaps()
+	return err
 }
 
 // plan is what of the spec the warden needs.
