@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -70,6 +71,26 @@ func TestIdentity(t *testing.T) {
 	if err != nil || string(env) != "CURRENCY=EUR\x00" {
 		t.Errorf("environment %q, %v", env, err)
 	}
+}
+
+// Root of a container may make namespaces only with one of users; the pod's program is as outside of one.
+func TestRootOfAContainer(t *testing.T) {
+	if !root() {
+		return // it is root's matter
+	}
+	runtime.LockOSThread() // and never unlocked: the thread ends with the test
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var set [2]unix.CapUserData
+	if err := unix.Capget(&head, &set[0]); err != nil {
+		t.Fatal(err)
+	}
+	set[0].Effective &^= 1 << unix.CAP_SYS_ADMIN
+	set[0].Permitted &^= 1 << unix.CAP_SYS_ADMIN
+	if err := unix.Capset(&head, &set[0]); err != nil {
+		t.Fatal(err)
+	}
+	TestIdentity(t)
+	TestFiles(t)
 }
 
 var (
