@@ -10,6 +10,7 @@ import (
 
 	"github.com/stepin-dev/stepin/pkg/fail"
 	"github.com/stepin-dev/stepin/pkg/session"
+	"github.com/stepin-dev/stepin/pkg/wire"
 )
 
 // sessionsFlags say where sessions are looked for and how they are shown.
@@ -128,7 +129,7 @@ func printSessions(cmd *cobra.Command, all bool, list []session.Used) error {
 		if !u.Since.IsZero() {
 			since = u.Since.Local().Format(time.DateTime)
 		}
-		row := strings.Join([]string{dash(u.Short()), dash(u.Target), dash(u.Pod), dash(u.Who), dash(since), dash(u.Mode), dash(portList(u)), note(u)}, "\t")
+		row := strings.Join([]string{dash(u.Short()), dash(u.Target), dash(u.Pod), dash(u.Who), dash(since), dash(u.Mode), dash(portList(u.Ports)), note(u)}, "\t")
 		if all {
 			row = dash(u.Namespace) + "\t" + row
 		}
@@ -148,9 +149,9 @@ func dash(text string) string {
 }
 
 // portList is what a session takes; TCP goes without saying.
-func portList(u session.Used) string {
+func portList(ports []wire.Port) string {
 	var out []string
-	for _, p := range u.Ports {
+	for _, p := range ports {
 		text := fmt.Sprint(p.Port)
 		if p.Network != "tcp" {
 			text += "/" + p.Network

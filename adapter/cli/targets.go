@@ -136,13 +136,13 @@ func printTargets(cmd *cobra.Command, namespace string, all bool, found *kube.Li
 		return nil
 	}
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-	head := "TARGET\tREADY\tCONTAINERS\tNOTE"
+	head := "TARGET\tREADY\tCONTAINERS\tSESSIONS\tNOTE"
 	if all {
 		head = "NAMESPACE\t" + head
 	}
 	fmt.Fprintln(w, head)
 	for _, i := range found.Items {
-		row := fmt.Sprintf("%s\t%d/%d\t%s\t%s", i.Target, i.Ready, i.Of, names(i), i.Note)
+		row := fmt.Sprintf("%s\t%d/%d\t%s\t%s\t%s", i.Target, i.Ready, i.Of, names(i), users(i), i.Note)
 		if all {
 			row = i.Namespace + "\t" + row
 		}
@@ -166,6 +166,15 @@ func names(i kube.Item) string {
 		}
 	}
 	return strings.Join(out, ",")
+}
+
+// users are who says to be on a target's pods, and what for.
+func users(i kube.Item) string {
+	var out []string
+	for _, n := range i.Sessions {
+		out = append(out, strings.Join(strings.Fields(n.Who+" "+n.Mode+" "+portList(n.Ports)), " "))
+	}
+	return strings.Join(out, "; ")
 }
 
 // cell keeps a cluster's own words on one line.

@@ -24,8 +24,9 @@ type Item struct {
 	Ready      int      `json:"ready"`  // pods that are
 	Of         int      `json:"of"`     // pods that should be
 	Containers []string `json:"containers,omitempty"`
-	Default    string   `json:"default,omitempty"` // the container that is meant where none is named
-	Note       string   `json:"note,omitempty"`    // why it cannot be a target now
+	Default    string   `json:"default,omitempty"`  // the container that is meant where none is named
+	Note       string   `json:"note,omitempty"`     // why it cannot be a target now
+	Sessions   []Note   `json:"sessions,omitempty"` // who says to be on its pods (Agent.Note)
 }
 
 // Listing is all that this user may see.
@@ -193,7 +194,9 @@ func (l *listed) items() []Item {
 		if o.Status.Ready != nil {
 			ready = int(*o.Status.Ready)
 		}
-		if by := controller(o.OwnerReferences); by.Kind == "CronJob" {
+		if by := controller(o.OwnerReferences); ours(&o.ObjectMeta) {
+			continue
+		} else if by.Kind == "CronJob" {
 			active[o.Namespace+"/"+by.Name] += ready
 		} else if running > 0 {
 			add(&o.ObjectMeta, "job", ready, running, &o.Spec.Template)
@@ -209,9 +212,13 @@ func (l *listed) items() []Item {
 		}
 	}
 	for i := range l.pods {
-		if p := &l.pods[i]; p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
+		if p := &l.pods[i]; !ours(&p.ObjectMeta) && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
 			out = append(out, podItem(p))
 		}
+	}
+	users := l.users()
+	for i := range out {
+		out[i].Sessions = users[[2]string{out[i].Namespace, out[i].Target}]
 	}
 	order := map[string]int{}
 	for i, k := range apiKinds {

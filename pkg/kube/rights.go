@@ -55,6 +55,7 @@ var needs = []need{
 	{"", "configmaps", []string{"get"}, forJoining, "seeing that the agent's pod runs nothing else, unless agent.image names one"},
 	{"", "pods", []string{"create"}, forComfort, "asking beforehand whether a policy admits the agent's pod; none is created"},
 	{"", "events", []string{"list", "watch"}, forComfort, "saying why an agent does not start"},
+	{"batch", "jobs", []string{"patch"}, forComfort, "noting on the agent's Job who uses it, for what and since when: lists of targets show that"},
 }
 
 // Right is one right and whether the user has it.

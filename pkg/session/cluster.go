@@ -34,7 +34,7 @@ const (
 // their requests. When home goes, a member takes its place, under the addresses and with the environment that the
 // debuggee has seen already: home's link then borrows the channel of that member, whose requests go on meanwhile.
 //
-// Goroutines: follow's watch (ends with follow); one a member (ends with its pod, or with follow).
+// Goroutines: follow's watch (ends with follow); one a member (ends with its pod, or with follow); note.
 type cluster struct {
 	s        *Session
 	hello    wire.Hello
@@ -67,6 +67,7 @@ type podAgent interface {
 	Token() string
 	Says() []string
 	Discard(context.Context) error
+	Note(ctx context.Context, notes map[string]*kube.Note) (ids []string, err error)
 }
 
 // newCluster finds the target. Nothing is made in the cluster yet.

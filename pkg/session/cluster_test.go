@@ -2,9 +2,12 @@ package session
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -83,11 +86,34 @@ type fakeAgent struct {
 	channel *mux.Conn
 	ending  bool
 	silent  bool // it closes every connection before the first byte
+	noted   map[string]*kube.Note
+	patches int
+	denied  error    // what Note says
+	users   []string // sessions, for KindSessions; nil: it does not know that
 }
 
 func (a *fakeAgent) Token() string                 { return "token" }
 func (a *fakeAgent) Says() []string                { return nil }
 func (a *fakeAgent) Discard(context.Context) error { return nil }
+
+// Note is the Job's annotations.
+func (a *fakeAgent) Note(_ context.Context, notes map[string]*kube.Note) (ids []string, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.noted == nil {
+		a.noted = map[string]*kube.Note{}
+	}
+	a.patches++
+	if a.denied != nil {
+		return nil, a.denied
+	}
+	for id, n := range notes {
+		if a.noted[id] = n; n == nil {
+			delete(a.noted, id)
+		}
+	}
+	return slices.Collect(maps.Keys(a.noted)), nil
+}
 
 func (a *fakeAgent) Dial(context.Context) (net.Conn, error) {
 	near, far := net.Pipe()
@@ -132,6 +158,20 @@ func (a *fakeAgent) serve(far net.Conn) {
 		r, err := c.Accept()
 		if err != nil {
 			return
+		}
+		a.mu.Lock()
+		users := a.users
+		a.mu.Unlock()
+		if r.Kind == wire.KindSessions && users != nil {
+			infos := []wire.SessionInfo{}
+			for _, id := range users {
+				infos = append(infos, wire.SessionInfo{ID: id})
+			}
+			if s, err := r.Accept(nil); err == nil {
+				_ = json.NewEncoder(s).Encode(infos)
+				s.Close()
+			}
+			continue
 		}
 		r.Refuse(&wire.Refusal{Errno: syscall.EADDRNOTAVAIL, Message: a.pod})
 	}

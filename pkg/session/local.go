@@ -88,6 +88,7 @@ func (l *local) final(mux.ByeError) bool                        { return true }
 func (l *local) news() <-chan struct{}                          { return nil }
 func (l *local) complete(*wire.Pod)                             {}
 func (l *local) follow(context.Context)                         {}
+func (l *local) note(context.Context)                           {}
 func (l *local) steal(*link, *wire.Steal) (pod string, ok bool) { return "the pod", true }
 func (l *local) notice(line string)                             { l.say(line) }
 func (l *local) close()                                         { sweepDir(l.dir) }

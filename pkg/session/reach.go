@@ -22,6 +22,8 @@ type reach interface {
 	complete(*wire.Pod)
 	// follow joins the target's other pods and follows what becomes of them until ctx ends.
 	follow(ctx context.Context)
+	// note keeps what is said of the session where others see it, until ctx ends.
+	note(ctx context.Context)
 	// steal completes what is asked of a pod's agent, and names the pod; not ok where another link asks that agent.
 	steal(l *link, s *wire.Steal) (pod string, ok bool)
 	// pod is the name of the one that sends its requests by a link.

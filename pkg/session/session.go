@@ -156,6 +156,7 @@ func Start(ctx context.Context, o Options) (*Session, error) {
 	}
 	go s.follow()
 	go s.ports.watch(s.ctx)
+	s.following.Go(func() { s.reach.note(s.ctx) })
 	return s, nil
 }
 
