@@ -52,6 +52,15 @@ func testNPM(t *testing.T) {
 	root.takesPort()
 	answer := request(t, p, "/orders/7")
 	thread, _, _ := a.stopped()
+	var state, parents struct {
+		Mode, Session string
+		Paused        bool
+	}
+	a.must("stepin.state", nil, &state) // a child's child answers for the session
+	root.must("stepin.state", nil, &parents)
+	if state != parents || state.Mode != "steal" || state.Session == "" || !state.Paused {
+		t.Errorf("the child says %+v, the parent %+v", state, parents)
+	}
 	a.goOn(thread)
 	if s := <-answer; s.Who != "debuggee" || s.Hostname != "orders-7d9f" {
 		t.Errorf("%+v", s)

@@ -3,7 +3,7 @@
 import * as vscode from "vscode";
 import type { Launch } from "./launch.ts";
 import { Failure, run } from "./stepin.ts";
-import { type Context, describe, detail, type Listing, parse, remembered, type Session, sorted, type Target, type Used } from "./targets.ts";
+import { type Context, describe, detail, type Listing, parse, remembered, sorted, type Target, type Used } from "./targets.ts";
 
 /** What a row leads to. */
 type Choice = { target: Target; container?: string } | "everywhere" | "contexts";
@@ -101,20 +101,11 @@ export class Picker {
     });
   }
 
-  /** Fills the list, and once more when it is known who is on the pods. */
+  /** Fills the list. Who is on the pods comes with it. */
   async #fill(box: vscode.QuickPick<Row>, where: Where, signal: AbortSignal): Promise<void> {
     const listing = await this.#list(where, signal);
-    box.items = rows(listing, [], this.#used(), where);
+    box.items = rows(listing, this.#used(), where);
     box.placeholder = placeholder(listing);
-    if (listing.items.length > 0) {
-      const sessions = await this.#sessions(where, signal).catch(() => []); // the list is as good without
-      signal.throwIfAborted();
-      const active = box.activeItems[0];
-      if (sessions.length > 0) {
-        box.items = rows(listing, sessions, this.#used(), where);
-        box.activeItems = box.items.filter((row) => row.label === active?.label && row.detail === active.detail);
-      }
-    }
     box.busy = false;
   }
 
@@ -125,11 +116,6 @@ export class Picker {
     } catch {
       throw new Failure("stepin targets said what this extension does not understand", "stepin.path names another version", ["Open Settings"]);
     }
-  }
-
-  async #sessions(where: Where, signal: AbortSignal): Promise<Session[]> {
-    const text = await run(this.#path(), ["sessions", "list", "-o", "json", ...flags(where)], { cwd: where.cwd, signal });
-    return JSON.parse(text) as Session[];
   }
 
   async #context({ launch, cwd }: Where): Promise<string | undefined> {
@@ -164,10 +150,10 @@ async function chooseContainer(target: Target): Promise<Choice | undefined> {
   return chosen && { target, container: chosen.label };
 }
 
-function rows(listing: Listing, sessions: Session[], used: Used[], where: Where): Row[] {
+function rows(listing: Listing, used: Used[], where: Where): Row[] {
   const list: Row[] = sorted(listing.items, used).map((target) => ({
     label: target.target,
-    description: describe(target, sessions),
+    description: describe(target),
     detail: detail(target, where.everywhere),
     choice: { target },
     ...((target.containers ?? []).length > 1 ? { buttons: [containerButton] } : {}),

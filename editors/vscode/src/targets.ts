@@ -9,6 +9,7 @@ export interface Target {
   containers?: string[];
   default?: string;
   note?: string; // why it cannot be a target now
+  sessions?: Session[]; // who says to be on its pods
 }
 
 /** All that this user may see, and a sentence for each thing that he may not. */
@@ -25,13 +26,10 @@ export interface Context {
   current?: boolean;
 }
 
-/** What `stepin sessions -o json` says of one on one pod, as far as it is shown. */
+/** Who is on a target's pods, as sessions say of themselves. */
 export interface Session {
-  namespace?: string;
-  target?: string; // the pod's workload
-  pod?: string;
-  who: string; // "" where the agent does not tell
-  ports: { network: string; port: number }[] | null;
+  who: string;
+  ports?: { network: string; port: number }[] | null;
   mode?: string;
 }
 
@@ -69,14 +67,13 @@ function same(a: Used, b: Used): boolean {
 }
 
 /** What stands behind a target's name: how many pods, why it cannot be one, and who is on them. */
-export function describe(t: Target, sessions: Session[] = []): string {
-  return [`${t.ready}/${t.of} ready`, t.note ?? "", ...whoIsOn(t, sessions)].filter(Boolean).join(" · ");
+export function describe(t: Target): string {
+  return [`${t.ready}/${t.of} ready`, t.note ?? "", ...whoIsOn(t)].filter(Boolean).join(" · ");
 }
 
-/** A phrase for each session on a target's pods; one that is on several is said once. */
-function whoIsOn(t: Target, sessions: Session[]): string[] {
-  const on = sessions.filter((s) => s.namespace === t.namespace && (s.target === t.target || `pod/${s.pod ?? ""}` === t.target));
-  const phrases = on.map(({ who, mode, ports }) => {
+/** A phrase for each session on a target's pods; what two say alike is said once. */
+function whoIsOn(t: Target): string[] {
+  const phrases = (t.sessions ?? []).map(({ who, mode, ports }) => {
     const which = (ports ?? []).map((p) => (p.network === "tcp" ? `${p.port}` : `${p.port}/${p.network}`)).join(", ");
     return [who || "somebody", mode ?? "", which].filter(Boolean).join(" ");
   });

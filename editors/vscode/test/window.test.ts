@@ -99,9 +99,9 @@ test("a container is a button away", async () => {
   assert.equal(got?.["target"], "deployment/orders/container/mesh");
 });
 
-test("who is on the pods comes after the list", async () => {
-  const sessions = [{ namespace: "shop", target: "deployment/orders", pod: "orders-1", who: "ann@desk", ports: [{ network: "tcp", port: 8080 }], mode: "steal" }];
-  const path = player(`console.log(process.argv[2] === "sessions" ? ${JSON.stringify(JSON.stringify(sessions))} : ${JSON.stringify(JSON.stringify(listing))})`);
+test("who is on the pods comes with the list", async () => {
+  const sessions = [{ who: "ann@desk", ports: [{ network: "tcp", port: 8080 }], mode: "steal" }];
+  const path = player(`console.log(${JSON.stringify(JSON.stringify({ items: [{ ...listing.items[0], sessions }] }))})`);
   answers.choose = (rows) => rows.find((r) => r.description === "1/1 ready · ann@desk steal 8080") ?? null;
   const got = await configurations(path).resolveDebugConfigurationWithSubstitutedVariables(folder, written);
   assert.equal(got?.["target"], "deployment/orders");
