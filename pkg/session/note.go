@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -67,6 +68,9 @@ func (c *cluster) note(ctx context.Context) {
 		}
 	}
 }
+
+// errLater says that a session has lost its channel, and has yet to be back or to be given up by its agent.
+var errLater = errors.New("session: there are notes of sessions that may be gone")
 
 // noteable is an agent that there is a channel to now.
 type noteable struct {
@@ -147,14 +151,19 @@ func (c *cluster) write(ctx context.Context, a noteable, own *kube.Note, first b
 		c.s.log.Debug("asking who left notes", "err", asked.err)
 		return nil // the next session asks, too
 	}
-	gone := map[string]*kube.Note{}
+	gone, later := map[string]*kube.Note{}, false
 	for _, other := range there { // each has begun before it wrote, so the agent knew it
-		if !slices.ContainsFunc(asked.all, func(i wire.SessionInfo) bool { return i.ID == other }) && other != id {
+		i := slices.IndexFunc(asked.all, func(i wire.SessionInfo) bool { return i.ID == other })
+		if i < 0 && other != id {
 			gone[other] = nil
 		}
+		later = later || i >= 0 && asked.all[i].Lost
 	}
 	if len(gone) > 0 {
 		_, err = agent.Note(ctx, gone)
+	}
+	if err == nil && later {
+		err = errLater
 	}
 	return err
 }
