@@ -11,6 +11,8 @@ import { environment, failure, unusable } from "./stepin.ts";
 export interface AdapterOptions {
   /** The stepin to run. */
   path: () => string;
+  /** Whether sessions run, for which an adapter of another path must stay. */
+  busy?: () => boolean;
   cwd: string;
   /** Real debuggers for who has none of his own, by stepin's names for them. */
   carried: () => Record<string, string>;
@@ -24,6 +26,7 @@ const startTime = 10_000;
 export class Adapter {
   readonly #options: AdapterOptions;
   #running: Promise<string> | undefined;
+  #path: string | undefined; // what runs
   #child: ChildProcess | undefined;
 
   constructor(options: AdapterOptions) {
@@ -32,6 +35,8 @@ export class Adapter {
 
   /** The socket to connect to; starts the adapter where none runs. Rejects with a Failure. */
   socket(): Promise<string> {
+    const { path, busy } = this.#options;
+    if (this.#path !== path() && !busy?.()) this.dispose();
     this.#running ??= this.#listen().catch((err: unknown) => {
       this.#running = undefined;
       throw err;
@@ -47,7 +52,7 @@ export class Adapter {
 
   #listen(): Promise<string> {
     const { cwd, log } = this.#options;
-    const path = this.#options.path();
+    const path = (this.#path = this.#options.path());
     const socket = newSocket();
     const carried = Object.entries(this.#options.carried()).map(([name, at]) => `--debugger=${name}=${at}`);
     const child = spawn(path, ["dap", "--listen", `unix:${socket}`, "--until-eof", ...carried], {

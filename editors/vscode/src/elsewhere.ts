@@ -27,7 +27,7 @@ async function say(): Promise<void> {
   const there = await vscode.commands.getCommands(true);
   const possible = ways.filter(({ command }) => there.includes(command));
   const how = "How To";
-  const text = "stepin: A pod's place is a Linux process's: open this folder in a dev container, in WSL or on a Linux machine.";
+  const text = "stepin runs on Linux: open this folder in a dev container, in WSL2 or on a machine by Remote-SSH.";
   const button = await vscode.window.showErrorMessage(text, ...possible.map((way) => way.button), how);
   const way = possible.find((w) => w.button === button);
   if (way) await vscode.commands.executeCommand(way.command);

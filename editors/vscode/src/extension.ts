@@ -25,7 +25,15 @@ export function activate(context: vscode.ExtensionContext): void {
   const path = () => vscode.workspace.getConfiguration("stepin").get<string>("path", "") || own;
   const log = vscode.window.createOutputChannel("stepin");
   const live = new Live();
-  const adapter = startable(context, path, log, live);
+  const adapter = new Adapter({
+    path,
+    busy: () => live.all().length > 0,
+    cwd: windowFolder(),
+    carried: () => carried(context.extensionPath, vscode.extensions.getExtension("ms-python.debugpy")?.extensionPath),
+    log: (text) => {
+      log.append(text);
+    },
+  });
   const versions = new Versions(own);
   const picker = new Picker(context.workspaceState, path);
   const configurations = new Configurations(picker, path, () => Promise.all([versions.compare(path(), windowFolder()), adapter.socket()]));
@@ -55,23 +63,6 @@ export function activate(context: vscode.ExtensionContext): void {
     ...sessionCommands(live, path),
     ...targetCommands(picker, path),
   );
-}
-
-function startable(context: vscode.ExtensionContext, path: () => string, log: vscode.OutputChannel, live: Live): Adapter {
-  const adapter = new Adapter({
-    path,
-    cwd: windowFolder(),
-    carried: () => carried(context.extensionPath, vscode.extensions.getExtension("ms-python.debugpy")?.extensionPath),
-    log: (text) => {
-      log.append(text);
-    },
-  });
-  context.subscriptions.push(
-    vscode.workspace.onDidChangeConfiguration((e) => {
-      if (e.affectsConfiguration("stepin.path") && live.all().length === 0) adapter.dispose(); // the next session starts another
-    }),
-  );
-  return adapter;
 }
 
 /** What can be done with the sessions that run. */

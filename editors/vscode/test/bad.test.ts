@@ -97,7 +97,7 @@ test("on macOS or Windows itself there is one sentence, and the way to a contain
   t.after(() => {
     for (const r of registered) r.dispose();
   });
-  const sentence = /^stepin: A pod's place is a Linux process's/;
+  const sentence = /^stepin runs on Linux: open this folder in a dev container/;
   assert.equal(debug.providers.get("stepin")?.resolveDebugConfiguration?.(undefined, written), undefined);
   await new Promise(setImmediate);
   assert.match(said.errors.join(), sentence);
@@ -124,4 +124,19 @@ test("an adapter that does not start says why, and can be tried again", async ()
   await assert.rejects(adapter.socket(), { message: "no", hint: "mend it" });
   const missing = new Adapter({ path: () => join(dir, "no-such"), cwd: dir, carried: () => ({}), log: () => undefined });
   await assert.rejects(missing.socket(), /cannot be run/);
+});
+
+test("another stepin.path counts when no session runs any more", async () => {
+  const listening = (word: string) => player(`console.log("${word}"); process.stdin.resume().on("end", () => process.exit())`);
+  const paths = [listening("one"), listening("two")];
+  let [at, busy] = [0, true];
+  const adapter = new Adapter({ path: () => paths[at] ?? "", busy: () => busy, cwd: dir, carried: () => ({}), log: () => undefined });
+  const first = await adapter.socket();
+  at = 1;
+  assert.equal(await adapter.socket(), first);
+  busy = false;
+  const second = await adapter.socket();
+  assert.notEqual(second, first);
+  assert.equal(await adapter.socket(), second);
+  adapter.dispose();
 });
