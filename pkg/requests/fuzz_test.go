@@ -2,6 +2,7 @@ package requests
 
 import (
 	"bytes"
+	"encoding/binary"
 	"testing"
 )
 
@@ -35,6 +36,9 @@ func FuzzFlow(f *testing.F) {
 	} {
 		f.Add(pieces(seed[0], seed[1]))
 	}
+	f.Add(pieces(wholePreface+frame(frameHeaders, flagPadded|flagPriority, 1, "\x03\x00\x00\x00\x00\x07\x83\x84\x00\x00\x00")+
+		frame(frameContinuation, flagEndHeaders, 1, "\x86")+frame(frameData, flagEndStream, 1, "body")+frame(frameReset, 0, 1, "\x00\x00\x00\x08"),
+		frame(4, 0, 0, "")+frame(framePush, flagEndHeaders, 1, "\x00\x00\x00\x02\x82")+frame(frameHeaders, flagEndHeaders, 1, "\x88")+frame(frameData, flagEndStream, 1, "x")))
 	f.Add(pieces(wholePreface+"\x00\x00\x05\x01\x05\x00\x00\x00\x01\x82\x84\x86\x41\x00", "\x00\x00\x01\x01\x05\x00\x00\x00\x01\x88"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		feed := &Feed{queue: make(chan Request, maxQueued)} // nothing runs: the fuzzer wants the same again
@@ -75,4 +79,10 @@ func pieces(client, debuggee string) (data []byte) {
 		debuggee = debuggee[n:]
 	}
 	return data
+}
+
+// frame is one of HTTP/2.
+func frame(kind, flags byte, stream uint32, payload string) string {
+	b := []byte{0, byte(len(payload) >> 8), byte(len(payload)), kind, flags}
+	return string(binary.BigEndian.AppendUint32(b, stream)) + payload
 }
