@@ -26,6 +26,10 @@ programs to run.
 }
 ` + "```" + `
 
+` + "`stepin config check`" + ` names every mistake, ` + "`stepin config show`" + ` what is in force and where it was written, and
+` + "`stepin config schema`" + ` prints the JSON schema that editors complete and check by. ` + "`stepin config import FILE`" + ` makes a
+` + "`stepin.yaml`" + ` of a mirrord.json.
+
 This page is made from the program itself: ` + "`go test ./pkg/config -run TestReference -update`" + `.
 `
 
