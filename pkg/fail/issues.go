@@ -100,12 +100,12 @@ func clusterIssues() []Issue {
 func machineIssues() []Issue {
 	return []Issue{
 		{NamespacesForbidden, "this machine forbids namespaces", []string{"this machine does not let stepin make namespaces (…)", "this machine does not let stepin do it (…)", "the debuggee's namespaces are gone"},
-			"The front end `namespaces` needs unprivileged user namespaces. Default containers forbid them, and Ubuntu 24.04 does by AppArmor until it has a profile for stepin.",
+			"The front end `namespaces` needs unprivileged user namespaces. Default containers forbid them until they get [three `runArgs`](remote.md#dev-containers), and so does Ubuntu since 23.10 (AppArmor) until it has a profile for stepin.",
 			"`stepin doctor` names the call that is refused and the line that mends it. Programs that go through libc (Python, Node, Java, C …) do without: `\"frontEnd\": \"auto\"` takes [preload](preload.md) there."},
 		{NoTun, "no /dev/net/tun", []string{"there is no TUN device to be had"},
-			"The pod's network is shown to the program by a TUN device.", "`sudo modprobe tun`; in a container `--device /dev/net/tun`."},
+			"The pod's network is shown to the program by a TUN device.", "`sudo modprobe tun`; in a container [`--device=/dev/net/tun`](remote.md#dev-containers)."},
 		{NoFuse, "no /dev/fuse", []string{"there is no FUSE device to be had", "FUSE cannot be mounted"},
-			"The pod's files are shown by FUSE.", "`sudo modprobe fuse`; in a container `--device /dev/fuse`."},
+			"The pod's files are shown by FUSE.", "`sudo modprobe fuse`; in a container [`--device=/dev/fuse`](remote.md#dev-containers)."},
 		{NotBuiltIn, "a stepin without its parts", []string{"this stepin was built without its …"},
 			"`go build` and `go install` make a stepin without the agent, the stub and the library.", "`./just build` makes a whole one."},
 		{PreloadForbidden, "the library cannot serve this program", []string{"… cannot be run with frontEnd preload: …", "… does not load stepin's library, and … on this machine instead of in the pod's place", "no library can be loaded from …: its file system is mounted noexec"},
