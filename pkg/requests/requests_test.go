@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 net/http speaks h2c to who knows of it, but takes no Upgrade (RFC 7540, 3.2); x/net's h2c does.
+
 package requests
 
 import (
