@@ -64,7 +64,7 @@ export class Live {
 
   shown(): Shown | undefined {
     const active = this.active();
-    return active && { state: active.state, requests: active.requests, running: this.#running.size };
+    return active && { name: active.session.name, state: active.state, requests: active.requests, running: this.#running.size };
   }
 
   dispose(): void {

@@ -43,6 +43,8 @@ export const modes: { mode: string; means: string }[] = [
 
 /** A running session as the status bar has it. */
 export interface Shown {
+  /** What its configuration is called. */
+  name: string;
   state: State;
   /** How many requests have been answered so far. */
   requests: number;
@@ -75,11 +77,11 @@ export function barLabel({ state, requests, running }: Shown): string {
 }
 
 /** What the pointer finds, one fact a line. */
-export function barTooltip({ state, requests, running }: Shown): string {
+export function barTooltip({ name, state, requests, running }: Shown): string {
   const pods = state.pods ?? [];
   const away = pods.filter((pod) => pod.connected === false).length;
   return [
-    `stepin: in the place of ${state.target}${place(state)}`,
+    `${name}: in the place of ${state.target}${place(state)}`,
     `Incoming: ${state.mode}${ports(state.ports ?? [])}; ${many(requests, "request")} so far${state.paused ? "; paused" : ""}`,
     pods.length > 0 ? `${many(pods.length, "pod")}: ${pods.slice(0, maxNames).map((p) => p.name).join(", ")}${pods.length > maxNames ? " …" : ""}` : "",
     away > 0 ? `No way to ${away} of them now` : "",

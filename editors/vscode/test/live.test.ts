@@ -61,7 +61,7 @@ test("the status bar has target, mode and requests, and goes with the session", 
   adapter.tell("stepin.state", { ...orders, paused: true });
   await until(() => barItem.text === "$(debug-pause) orders: steal, 42 requests");
   assert.equal(barItem.accessibilityInformation.label, "stepin session: deployment/orders, steal, 42 requests so far, paused");
-  assert.match(barItem.tooltip, /^stepin: in the place of deployment\/orders in shop \(dev\)\nIncoming: steal 80; 42 requests so far; paused\n2 pods/);
+  assert.match(barItem.tooltip, /^deployment\/orders: in the place of deployment\/orders in shop \(dev\)\nIncoming: steal 80; 42 requests so far; paused\n2 pods/);
   for (const broken of [null, 7, {}, { target: 1, mode: "steal" }]) adapter.tell("stepin.state", broken);
   adapter.tell("stepin.request", null);
   await until(() => barItem.text.endsWith("43 requests"));
