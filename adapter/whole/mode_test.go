@@ -2,12 +2,14 @@ package whole
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/stepin-dev/stepin/pkg/podlet"
@@ -60,7 +62,8 @@ func TestMode(t *testing.T) {
 		}
 	}
 
-	// Requests flow, on connections that their clients keep and renew when they have ended: each has one answer.
+	// Requests flow, on connections that their clients keep and renew when they have ended: each has one answer, but for those on
+	// a connection that began at the moment when a steal did (incoming.existing).
 	ctx, stop := context.WithCancel(limit(t))
 	defer stop()
 	var flowing sync.WaitGroup
@@ -69,7 +72,9 @@ func TestMode(t *testing.T) {
 		n, _ := by.LoadOrStore(who, &atomic.Int64{})
 		return n.(*atomic.Int64)
 	}
-	for range 4 {
+	const clients, steals = 4, 2
+	var cut atomic.Int64
+	for range clients {
 		flowing.Go(func() {
 			c := p.Outside.HTTP(netip.Addr{})
 			defer c.CloseIdleConnections()
@@ -77,6 +82,9 @@ func TestMode(t *testing.T) {
 				r, err := get(ctx, c, url)
 				if ctx.Err() != nil {
 					return
+				}
+				if errors.Is(err, syscall.ECONNRESET) && cut.Add(1) <= clients*steals {
+					continue
 				}
 				if err != nil {
 					t.Error(err)
@@ -100,7 +108,7 @@ func TestMode(t *testing.T) {
 	}
 	stop()
 	flowing.Wait()
-	t.Logf("%d requests were the pod's, %d the debuggee's", count("pod").Load(), count("debuggee").Load())
+	t.Logf("%d requests were the pod's, %d the debuggee's, %d connections were cut", count("pod").Load(), count("debuggee").Load(), cut.Load())
 }
 
 // TestModeStanding switches while the debuggee is at a breakpoint: who waits for it has its answer, and nobody else waits.
@@ -139,15 +147,15 @@ func TestModeStanding(t *testing.T) {
 	default:
 	}
 	a.goOn(thread)
-	if r := <-first; r.Who != "debuggee" {
-		t.Errorf("the answer in progress: %+v", r)
-	}
-	thread, _, _ = a.stopped() // for the copy of the second
+	thread, _, _ = a.stopped() // for the copy of the second, perhaps before the first's answer has been written
 	a.must("stepin.setMode", map[string]any{"mode": "steal"}, nil)
 	third := asks()
 	a.goOn(thread)
 	thread, _, _ = a.stopped()
 	a.goOn(thread)
+	if r := <-first; r.Who != "debuggee" {
+		t.Errorf("the answer in progress: %+v", r)
+	}
 	if r := <-third; r.Who != "debuggee" {
 		t.Errorf("stolen again: %+v", r)
 	}
