@@ -50,7 +50,7 @@ func targetIssues() []Issue {
 				"the agent cannot be brought into the image of container …", "there is no place for the agent's token", "this session has added … agents to pod …"},
 			"The cluster took the agent's pod, but it did not get going: a quota, a policy, an image that cannot be pulled, a full node, an image without `sh`; or this machine has no private directory for its token. The sentence quotes what the cluster says.",
 			"`stepin doctor -t TARGET` says which ways are open and what each lacks; `\"agent\": {\"mode\": …}` and `\"agent\": {\"image\": …}` choose others. [cluster.md](cluster.md) has the whole of it."},
-		{AgentRefused, "the agent refuses this session", []string{"the agent refuses this session: …", "the pod has an agent already, which …", "requests cannot be mirrored here: the agent lacks the capability NET_RAW", "the agent that runs for this pod gave no token"},
+		{AgentRefused, "the agent refuses this session", []string{"the agent refuses this session: …", "the pod has an agent already, which …", "requests cannot be mirrored here: the agent lacks the capability NET_RAW", "the pod's agent lacks the right to … requests", "the agent that runs for this pod gave no token"},
 			"A pod has one agent, which all share. It may be of another version of stepin, be for another container, or lack what the configuration asks for.",
 			"wait until it is gone (5 minutes after its last session) or ask who is named; people who share pods should have the same stepin."},
 		{AgentLost, "the agent has gone", []string{"the agent was lost while the session started", "the agent of pod … was lost before it had stopped the session", "asking the agent about the pod"},
@@ -124,7 +124,7 @@ func machineIssues() []Issue {
 			"`program` does not exist, or is no executable of this machine. Relative paths start at the folder that the hint names.", "write `${workspaceFolder}/…`."},
 		{SessionStopped, "stopped by its owner", []string{"this session was stopped by its owner, with stepin sessions stop"},
 			"You, or somebody with your token, have stopped it from elsewhere. The pod serves itself again.", "start again."},
-		{SessionUnknown, "no such session", []string{`there is no session "…"`, "both session … and session … begin with \"…\""},
+		{SessionUnknown, "no such session", []string{`there is no session "…"`, "there is no session yet, or no more", "both session … and session … begin with \"…\""},
 			"It has ended meanwhile, or is on a pod that was not asked about.", "`stepin sessions list` shows those that run, and takes the first letters of an id."},
 	}
 }
