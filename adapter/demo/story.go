@@ -138,7 +138,7 @@ func launchJSON(pid, program string) string {
 // howToStart says how an editor comes to the adapter.
 func howToStart(stepin string) string {
 	return fmt.Sprintf(`
-   An editor that speaks DAP starts "%[1]s dap" for it. VS Code wants an extension that
-   brings the type. Whoever has one, or another client, may also connect to an adapter that
-   runs: "debugServer": 4711 and %[1]s dap --listen 127.0.0.1:4711`, stepin)
+   VS Code takes it with our extension: ./just vscode makes one to install. Any other editor
+   that speaks DAP starts "%[1]s dap" for it, or connects to an adapter that runs:
+   "debugServer": 4711 and %[1]s dap --listen 127.0.0.1:4711`, stepin)
 }
