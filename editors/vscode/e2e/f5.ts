@@ -40,8 +40,7 @@ export interface Asked {
 export async function pausedAt(w: Workbench, g: Gesture): Promise<Asked> {
   writeLaunch(g.folder, { configurations: [g.launch] });
   const file = join(g.folder, g.file);
-  const line = lineOf(file, mark);
-  await w.open({ folder: g.folder, file, line });
+  const line = await opened(w, g.folder, file);
   await w.selected(g.launch.name);
   w.tell(`${g.launch.name}: opened, breakpoint set`);
   await w.press("F5");
@@ -55,6 +54,13 @@ export async function pausedAt(w: Workbench, g: Gesture): Promise<Asked> {
   await w.screenshot(`${g.launch.name}, paused`);
   w.tell("paused");
   return { answer };
+}
+
+/** Opens a program with the breakpoint in its line, and returns the line's number. */
+export async function opened(w: Workbench, folder: string, file: string): Promise<number> {
+  const line = lineOf(file, mark);
+  await w.open({ folder, file, line });
+  return line;
 }
 
 /** The gesture from the breakpoint to the end. */

@@ -6,6 +6,7 @@ import { cpSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, w
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { debugTest } from "./debugtest.ts";
 import { askOn, backAgain, finish, type Gesture, pausedAt, writeLaunch } from "./f5.ts";
 import { until, Workbench } from "./workbench.ts";
 
@@ -52,7 +53,7 @@ export function suite(s: Suite): void {
   after(() => w.close());
 
   const gesture = (language: Language, mode: "steal" | "mirror"): Gesture => {
-    const folder = desk();
+    const folder = desk(s.args);
     const pod = s.first();
     const name = `${language}, ${mode}`;
     const ours = { ...pod.target, incoming: { mode, ports: [8080] } };
@@ -96,6 +97,12 @@ export function suite(s: Suite): void {
       });
     }
   }
+  for (const language of ["go", "python"] as const)
+    tried(`${language}, a test`, async () => {
+      const { target, sees } = s.first();
+      const { caller: _, ...rest } = sees;
+      await debugTest(w, { folder: desk(s.args), language, stepin: target, sees: { ...rest, given: /of the file/ } });
+    });
   tried("two at once", () => twoAtOnce(w, s));
   tried("the window closed in the middle", async () => {
     const g = gesture("python", "steal");
@@ -112,14 +119,14 @@ export function suite(s: Suite): void {
 const patience = 240_000;
 
 /** A developer's folder: one program in three languages. It goes with the tests. */
-function desk(): string {
+function desk([variable, path]: Suite["args"]): string {
   const folder = realpathSync(mkdtempSync(join(tmpdir(), "desk-")));
   process.once("exit", () => {
     rmSync(folder, { recursive: true });
   });
   cpSync(desks, folder, { recursive: true });
   writeFileSync(join(folder, "go.mod"), "module orders\n\ngo 1.22\n");
-  writeFileSync(join(folder, ".env"), "GIVEN=of the file\n");
+  writeFileSync(join(folder, ".env"), `GIVEN=of the file\nVARIABLE=${variable}\nFILE=${path}\n`);
   return folder;
 }
 
@@ -134,7 +141,7 @@ async function restarted(w: Workbench, g: Gesture): Promise<void> {
 
 /** A compound of two programs in the place of two pods. */
 async function twoAtOnce(w: Workbench, s: Suite): Promise<void> {
-  const folder = desk();
+  const folder = desk(s.args);
   const pods = [s.first(), s.second()];
   const languages = ["python", "node"] as const;
   const configurations = pods.map((pod, i) => ({

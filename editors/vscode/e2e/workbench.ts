@@ -146,6 +146,16 @@ export class Workbench {
     await row.first().click();
   }
 
+  /**
+   * Presses what stands above a line of the program, such as "debug test". An editor that has asked before the extension was
+   * there has been seen not to ask again.
+   */
+  async lens(words: string): Promise<void> {
+    const lens = this.page.locator(".codelens-decoration a", { hasText: words }).first();
+    await lens.waitFor({ timeout: patience / 6 }).catch(() => this.page.reload());
+    await lens.click();
+  }
+
   /** Waits until no session runs. The toolbar is hidden then, not removed. */
   async ended(): Promise<void> {
     await this.page.locator(".debug-toolbar").waitFor({ state: "hidden" });

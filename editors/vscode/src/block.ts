@@ -51,3 +51,13 @@ export function unfolded(config: Launch): Launch {
   const { name, request } = config;
   return { ...top, ...block, type: "stepin", request, name, debugger: { ...own, type } };
 }
+
+/**
+ * The block for a test: the Go extension's "debug test" makes its configuration itself and asks no launch.json, so it gets the
+ * block of the first Go configuration there that debugs tests. One of launch.json's own (VS Code marks those) is left alone.
+ */
+export function testsBlock(config: Launch, written: Launch[]): unknown {
+  const test = (c: Launch) => c.type === "go" && c["mode"] === "test";
+  if (!test(config) || hasBlock(config) || "__configurationTarget" in config) return undefined;
+  return written.find((c) => test(c) && hasBlock(c))?.["stepin"];
+}

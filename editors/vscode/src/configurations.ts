@@ -1,6 +1,6 @@
 // From what stands in launch.json, or from nothing, to what the adapter gets.
 import * as vscode from "vscode";
-import { hasBlock, unfolded } from "./block.ts";
+import { hasBlock, testsBlock, unfolded } from "./block.ts";
 import { findDlv, pythonOf } from "./debuggers.ts";
 import { absolutePaths, findYAML, isChild, type Launch, offer, programFolder, wantsTarget } from "./launch.ts";
 import type { Picker } from "./picker.ts";
@@ -83,6 +83,12 @@ export class Configurations implements vscode.DebugConfigurationProvider {
 /** For configurations of every other type: those with a block of ours become ours, after their own extension's last step. */
 export function blocks(configurations: Configurations): vscode.DebugConfigurationProvider {
   return {
+    // Before the variables are put in, since launch.json's may be in the block.
+    resolveDebugConfiguration: (folder, config) => {
+      const written = vscode.workspace.getConfiguration("launch", folder).get<Launch[]>("configurations", []);
+      const block = testsBlock(config, written);
+      return block === undefined ? config : { ...config, stepin: block };
+    },
     resolveDebugConfigurationWithSubstitutedVariables: (folder, config) =>
       hasBlock(config) ? configurations.resolveDebugConfigurationWithSubstitutedVariables(folder, config) : config,
   };

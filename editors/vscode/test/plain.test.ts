@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { attributes, block, type Schema } from "../attributes.ts";
-import { hasBlock, unfolded } from "../src/block.ts";
+import { hasBlock, testsBlock, unfolded } from "../src/block.ts";
 import { carried, findDlv, pythonOf } from "../src/debuggers.ts";
 import { absolutePaths, findYAML, offer, programFolder, wantsTarget } from "../src/launch.ts";
 import { cures, isFailure, sentence, treated } from "../src/problems.ts";
@@ -57,6 +57,17 @@ test("a block makes a launch of another extension's configuration", () => {
   assert.throws(() => unfolded({ ...config, type: "lldb", stepin }), /cannot debug what lldb debugs/);
   assert.throws(() => unfolded({ ...config, stepin: true }), /must be an object/);
   assert.throws(() => unfolded({ ...config, stepin: { debugger: {} } }), /no key "debugger"/);
+});
+
+test("the Go extension's \"debug test\" gets the block of the configuration that debugs tests", () => {
+  const tests = { type: "go", request: "launch", name: "tests", mode: "test", stepin: { target: "pod/x" } };
+  const written = [{ ...tests, mode: "debug", stepin: { target: "pod/y" } }, { ...tests, type: "lldb" }, tests];
+  const made = { type: "go", request: "launch", name: "Debug Test", mode: "test", program: "/p" };
+  assert.deepEqual(testsBlock(made, written), tests.stepin);
+  assert.equal(testsBlock({ ...made, mode: "debug" }, written), undefined);
+  assert.equal(testsBlock({ ...made, __configurationTarget: 5 }, written), undefined);
+  assert.equal(testsBlock(tests, written), undefined);
+  assert.equal(testsBlock(made, []), undefined);
 });
 
 test("F5 without a configuration offers one for the language", () => {
