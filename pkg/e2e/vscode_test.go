@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // editorTime is how long all of it may take in the browser, the first build of net/http included.
@@ -37,21 +39,16 @@ func TestVSCode(t *testing.T) {
 	ns := c.Namespace(t, "")
 	one := strings.Replace(orders, "replicas: 2", "replicas: 1", 1)
 	another := strings.NewReplacer("/etc/orders", "/etc/orders", "orders", "bills", "nobody", "no-one")
-	c.Apply(t, ns, one+another.Replace(one)+Client("client"))
-	c.Ready(t, ns, "deployment/orders", "deployment/bills", "pod/client")
+	c.Apply(t, ns, one+another.Replace(one)+Web("passing", 1)+"---"+Client("client"))
+	c.Ready(t, ns, "deployment/orders", "deployment/bills", "deployment/passing", "pod/client")
 	c.Serving(t, ns, "client", "http://orders/")
 	c.Serving(t, ns, "client", "http://bills/")
 
-	asker := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		out, errs, err := c.Run(r.Context(), ns, "client", "", nil, "/workload", "get", "http:/"+r.URL.Path+"/orders/7")
-		if err != nil {
-			http.Error(w, err.Error()+": "+errs, http.StatusBadGateway)
-			return
-		}
-		_, _ = io.WriteString(w, out)
-	}))
-	defer asker.Close()
-	told, err := json.Marshal(map[string]string{"namespace": ns, "ask": asker.URL + "/"})
+	helper := httptest.NewServer(editorsHelper(c, ns))
+	defer helper.Close()
+	told, err := json.Marshal(map[string]string{
+		"namespace": ns, "ask": helper.URL + "/ask/", "remove": helper.URL + "/remove/", "powerless": c.User(t, ns, "powerless"),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,4 +71,24 @@ func TestVSCode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// editorsHelper does what the browser's side cannot: /ask/NAME asks a Service from another pod, /remove/NAME removes a
+// deployment.
+func editorsHelper(c *Cluster, ns string) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/ask/{name}", func(w http.ResponseWriter, r *http.Request) {
+		out, errs, err := c.Run(r.Context(), ns, "client", "", nil, "/workload", "get", "http://"+r.PathValue("name")+"/orders/7")
+		if err != nil {
+			http.Error(w, err.Error()+": "+errs, http.StatusBadGateway)
+			return
+		}
+		_, _ = io.WriteString(w, out)
+	})
+	mux.HandleFunc("/remove/{name}", func(w http.ResponseWriter, r *http.Request) {
+		if err := c.Client.AppsV1().Deployments(ns).Delete(r.Context(), r.PathValue("name"), metav1.DeleteOptions{}); err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+		}
+	})
+	return mux
 }

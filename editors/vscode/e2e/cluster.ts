@@ -1,13 +1,16 @@
 // In the place of deployments, for TestVSCode of pkg/e2e, which has made them: node cluster.ts '{"namespace": …, "ask": the
-// address that asks the Service named at its end from another pod}'.
+// address that asks the Service named at its end from another pod, "remove": that which removes the deployment named there,
+// "powerless": the kubeconfig of somebody who may do nothing}'.
 import { type Pod, suite } from "./suite.ts";
 
 interface Told {
   namespace: string;
   ask: string;
+  remove: string;
+  powerless: string;
 }
 
-const { namespace, ask } = JSON.parse(process.argv[2] ?? "{}") as Told;
+const { namespace, ask, remove, powerless } = JSON.parse(process.argv[2] ?? "{}") as Told;
 
 function deployment(name: string): Pod {
   return {
@@ -24,5 +27,8 @@ suite({
   args: ["REGION", "/etc/orders/config/limits.yaml"],
   first: () => deployment("orders"),
   second: () => deployment("bills"),
-  pick: "deployment/orders",
+  cluster: {
+    ...{ pick: "deployment/orders", namespace, powerless },
+    ...{ passing: "deployment/passing", remove: () => fetch(`${remove}passing`) },
+  },
 });

@@ -76,4 +76,10 @@ const pod = (i: number): Pod => {
   return demo.pod();
 };
 
-suite({ name: "demo", args: ["CURRENCY", "/etc/orders/greeting"], first: () => pod(0), second: () => pod(1) });
+suite({
+  name: "demo",
+  env: { KUBECONFIG: "/nowhere" },
+  args: ["CURRENCY", "/etc/orders/greeting"],
+  first: () => pod(0),
+  second: () => pod(1),
+});

@@ -1,11 +1,12 @@
 // What is tried in the place of a pod, whatever pod it is: Go, Python and Node, stolen by a configuration of type stepin and
-// mirrored by a block in another extension's; restart after an edit; two at once; the window closed in the middle.
+// mirrored by a block in another extension's; restart after an edit; tests; two at once; what can go wrong.
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { cpSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { gone, powerlessWrongs, refused, twoWindows, unfinished, untrusted, wrongs } from "./badinput.ts";
 import { debugTest } from "./debugtest.ts";
 import { askOn, backAgain, finish, type Gesture, pausedAt, writeLaunch } from "./f5.ts";
 import { until, Workbench } from "./workbench.ts";
@@ -24,8 +25,17 @@ export interface Suite {
   args: [variable: string, file: string]; // the desk's programs', the same in both pods
   first: () => Pod;
   second: () => Pod;
-  /** The row of the picker that is first, where the cluster has a picker. */
-  pick?: string;
+  /** What there is only in a cluster. */
+  cluster?: Cluster;
+}
+
+export interface Cluster {
+  pick: string; // a row of the picker
+  namespace: string;
+  powerless: string; // the kubeconfig of somebody who may do nothing
+  /** A deployment that may go, and its end. */
+  passing: string;
+  remove: () => Promise<unknown>;
 }
 
 const desks = join(import.meta.dirname, "../../../pkg/e2e/testdata/desk");
@@ -88,10 +98,15 @@ export function suite(s: Suite): void {
     for (const mode of ["steal", "mirror"] as const) {
       tried(`${language}, ${mode}`, async () => {
         const g = gesture(language, mode);
-        if (mode === "steal") g.then = () => restarted(w, g);
-        if (language === "go" && mode === "steal" && s.pick) {
+        if (mode === "steal")
+          g.then = async () => {
+            await restarted(w, g);
+            if (language === "python") await looked(w, g, s.first().own);
+          };
+        const { cluster } = s;
+        if (language === "go" && mode === "steal" && cluster) {
           Object.assign(g.launch, { target: "pick" });
-          g.between = () => w.pick(s.pick ?? "");
+          g.between = () => w.pick(cluster.pick, () => w.screenshot("pick"));
         }
         await finish(w, g, await pausedAt(w, g));
       });
@@ -104,26 +119,49 @@ export function suite(s: Suite): void {
       await debugTest(w, { folder: desk(s.args), language, stepin: target, sees: { ...rest, given: /of the file/ } });
     });
   tried("two at once", () => twoAtOnce(w, s));
-  tried("the window closed in the middle", async () => {
+  const { cluster } = s;
+  if (cluster) {
+    const { namespace, powerless, passing, remove } = cluster;
+    tried("a cluster without rights", () => refused(w, desk(s.args), powerlessWrongs(namespace, powerless)));
+    tried("the target deleted while it is picked", () => gone(w, desk(s.args), { namespace, target: passing, remove }));
+    tried("two windows on one target", () => {
+      const g = gesture("python", "steal");
+      return twoWindows(w, { folders: [g.folder, desk(s.args)], target: s.first().target, ready: g.ready, ask: g.ask, own: g.afterwards });
+    });
+  } else {
+    tried("configurations that cannot be started", () => {
+      const folder = desk(s.args);
+      return refused(w, folder, wrongs(folder));
+    });
+    tried("a broken launch.json", () => unfinished(w, desk(s.args)));
+    tried("a folder that is not trusted", () => untrusted(s.name, { ...s.env, [marker]: mark }, desk(s.args), () => leftovers(mark)));
+  }
+  tried("the window reloaded in the middle", () => leftInTheMiddle(() => w.page.reload()));
+  tried("the window closed in the middle", () => leftInTheMiddle(() => w.page.close()));
+
+  const leftInTheMiddle = async (leave: () => Promise<unknown>) => {
     const g = gesture("python", "steal");
     const { answer } = await pausedAt(w, g);
     assert.notDeepEqual(leftovers(mark), []);
-    await w.page.close();
+    await leave();
     await answer.catch(() => undefined); // the caller's connection is ended, or the pod has answered
     await backAgain(g.ask, g.afterwards);
     await until("the end of what the window started", () => leftovers(mark).length === 0);
-  });
+  };
 }
 
 /** How long one of them may take, in ms: several times what a slow machine needs. */
 const patience = 240_000;
 
-/** A developer's folder: one program in three languages. It goes with the tests. */
+/** Where the folders are; it goes with the tests. */
+const folders = realpathSync(mkdtempSync(join(tmpdir(), "desks-")));
+process.once("exit", () => {
+  rmSync(folders, { recursive: true });
+});
+
+/** A developer's folder: one program in three languages, and tests. */
 function desk([variable, path]: Suite["args"]): string {
-  const folder = realpathSync(mkdtempSync(join(tmpdir(), "desk-")));
-  process.once("exit", () => {
-    rmSync(folder, { recursive: true });
-  });
+  const folder = mkdtempSync(join(folders, "desk-"));
   cpSync(desks, folder, { recursive: true });
   writeFileSync(join(folder, "go.mod"), "module orders\n\ngo 1.22\n");
   writeFileSync(join(folder, ".env"), `GIVEN=of the file\nVARIABLE=${variable}\nFILE=${path}\n`);
@@ -137,6 +175,20 @@ async function restarted(w: Workbench, g: Gesture): Promise<void> {
   await w.press("Control+Shift+F5");
   await askOn(w, g.ask, /on your tidy desk/);
   w.tell("restarted after an edit");
+}
+
+/** What is shown of a session while it runs, and the switch of its mode. */
+async function looked(w: Workbench, g: Gesture, own: RegExp): Promise<void> {
+  await w.section("Cluster Sessions", /steal/);
+  await w.console(/GET \/orders\/\d+\s+200\s+[\d.]+ m?s\s+from \d/);
+  const item = await w.status(/: steal, [1-9]\d* request/);
+  await w.screenshot("looked at");
+  await item.click();
+  await w.pick("Switch the Mode");
+  await w.pick("mirror");
+  await w.status(/: mirror, \d+ request/);
+  await askOn(w, g.ask, own);
+  w.tell("looked at, and mirrored");
 }
 
 /** A compound of two programs in the place of two pods. */

@@ -6,7 +6,7 @@ import { mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from "node:fs
 import { tmpdir } from "node:os";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
-import { type Browser, chromium, type Page } from "playwright-core";
+import { type Browser, chromium, type Locator, type Page } from "playwright-core";
 
 const root = join(import.meta.dirname, "../../..");
 const codeServer = join(root, ".tools/code-server/out/node/entry.js");
@@ -59,13 +59,13 @@ export class Workbench {
   }
 
   /** Starts it; env is laid over this process's. name is that of the log and the screenshots. */
-  static async start(name: string, env: NodeJS.ProcessEnv): Promise<Workbench> {
+  static async start(name: string, env: NodeJS.ProcessEnv, trusts = true): Promise<Workbench> {
     mkdirSync(kept, { recursive: true });
     const home = mkdtempSync(join(tmpdir(), "stepin-vscode-"));
     mkdirSync(join(home, "data/User"), { recursive: true });
     writeFileSync(join(home, "data/User/settings.json"), JSON.stringify(settings));
     const port = await freePort();
-    const server = serve(name, home, port, env);
+    const server = serve(name, home, port, env, trusts);
     try {
       await until("code-server", async () => (await fetch(`http://127.0.0.1:${port}/healthz`)).ok);
       const browser = await launchBrowser();
@@ -87,13 +87,25 @@ export class Workbench {
     rmSync(this.#home, { recursive: true, force: true, maxRetries: 5 });
   }
 
-  /** Opens the folder with the file at the line, and sets a breakpoint there, which must be the first. */
-  async open(at: Place): Promise<void> {
+  /** A second window, in the same browser; it goes with the first. */
+  async another(): Promise<Workbench> {
+    const page = await this.#browser.newPage({ viewport: { width: 1280, height: 800 } });
+    page.setDefaultTimeout(patience);
+    return new Workbench(`${this.#name}, second`, page, this.#browser, this.#server, this.#home, this.#port);
+  }
+
+  /** Opens the folder with the file at the line. */
+  async visit(at: Place): Promise<void> {
     const file = `vscode-remote://127.0.0.1:${this.#port}${at.file}:${at.line}:1`;
     const payload = JSON.stringify([["openFile", file], ["gotoLineMode", "true"]]);
     const query = new URLSearchParams({ folder: at.folder, payload });
     await this.page.goto(`http://127.0.0.1:${this.#port}/?${query}`);
     await this.page.locator(".editor-instance .view-lines").waitFor();
+  }
+
+  /** Opens the folder with the file at the line, and sets a breakpoint there, which must be the first. */
+  async open(at: Place): Promise<void> {
+    await this.visit(at);
     // Keys that are pressed before the extensions have started are lost, without a word.
     const dot = this.page.locator('.editor-instance .glyph-margin-widgets [class*="codicon-debug-breakpoint"]');
     await until("the breakpoint", async () => {
@@ -138,12 +150,45 @@ export class Workbench {
     await this.page.keyboard.press(key);
   }
 
-  /** Waits for a row of the list that has opened, shows it, and takes it. */
-  async pick(label: string): Promise<void> {
-    const row = this.page.locator(".quick-input-widget .monaco-list-row", { hasText: label });
-    await row.first().waitFor();
-    await this.screenshot("pick");
-    await row.first().click();
+  /** Waits for a row of the list that has opened. */
+  async listed(label: string): Promise<Locator> {
+    const row = this.page.locator(".quick-input-widget .monaco-list-row", { hasText: label }).first();
+    await row.waitFor();
+    return row;
+  }
+
+  /** Waits for a row of the list that has opened, and takes it; between is done while it is shown. */
+  async pick(label: string, between?: () => Promise<unknown>): Promise<void> {
+    const row = await this.listed(label);
+    await between?.();
+    await row.click();
+  }
+
+  /** Waits until a file has a tab. */
+  async tab(name: string): Promise<void> {
+    await this.page.locator(".tab", { hasText: name }).first().waitFor();
+  }
+
+  /** Waits for a notification with such words, and presses its button, if one is named. */
+  async told(words: RegExp, button?: string): Promise<void> {
+    const said = this.page.locator(".notifications-toasts .notification-list-item", { hasText: words }).first();
+    await said.waitFor();
+    if (button) await said.getByRole("button", { name: button }).click();
+  }
+
+  /** The item of the status bar with such words, once it is there. */
+  async status(words: RegExp): Promise<Locator> {
+    const item = this.page.locator(".statusbar-item", { hasText: words }).first();
+    await item.waitFor();
+    return item;
+  }
+
+  /** Opens a section of the side bar, and waits for a row in it. */
+  async section(title: string, row: RegExp): Promise<void> {
+    const pane = this.page.locator(".pane", { has: this.page.locator(".pane-header", { hasText: title }) });
+    const header = pane.locator(".pane-header");
+    if ((await header.getAttribute("aria-expanded")) !== "true") await header.click();
+    await pane.locator(".monaco-list-row", { hasText: row }).first().waitFor();
   }
 
   /**
@@ -174,7 +219,7 @@ export class Workbench {
   }
 }
 
-function serve(name: string, home: string, port: number, env: NodeJS.ProcessEnv): ChildProcess {
+function serve(name: string, home: string, port: number, env: NodeJS.ProcessEnv, trusts: boolean): ChildProcess {
   const dirs = ["--user-data-dir", join(home, "data"), "--extensions-dir", join(home, "extensions")];
   // VSCODE_CLI keeps PATH for the extensions; else it is read anew from a login shell.
   const environment = { ...process.env, ...env, ...goCaches(), HOME: home, VSCODE_CLI: "1" };
@@ -186,7 +231,8 @@ function serve(name: string, home: string, port: number, env: NodeJS.ProcessEnv)
   const log = openSync(join(kept, `${name}.log`), "w");
   const flags = ["--auth", "none", "--bind-addr", `127.0.0.1:${port}`, "--disable-telemetry", "--disable-update-check"];
   // A closed browser would otherwise leave the session for three hours.
-  flags.push("--disable-workspace-trust", "--disable-getting-started-override", "--reconnection-grace-time", "5");
+  flags.push("--disable-getting-started-override", "--reconnection-grace-time", "5");
+  if (trusts) flags.push("--disable-workspace-trust");
   return spawn(process.execPath, [codeServer, ...flags, ...dirs], { env: environment, stdio: ["ignore", log, log] });
 }
 
