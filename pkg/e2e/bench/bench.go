@@ -75,8 +75,8 @@ const (
 	rounds    = 5
 	farRounds = 3
 
-	// often is how many times as many rounds a row has that compares callers' times: what they differ by is less than what
-	// the machine does beside them now and then, which a short round has to itself.
+	// often is how many times as many rounds a row has that compares callers' times, and twice that for a median: what they
+	// differ by is less than what the scheduler, or the machine beside them, does to a round, which a short one has to itself.
 	often = 4
 
 	// partRounds are the rounds that look at the parts, too: they take longer than the pair itself.
@@ -204,8 +204,12 @@ func (b *run) row(r Row, on bed) {
 	if r.Far > 0 {
 		slice *= 2
 	}
-	if r.kind == copied {
+	switch {
+	case r.kind != copied:
+	case r.tail: // of the slowest hundredth there must be some in each round
 		n *= often
+	default:
+		n, slice = 2*often*n, slice/2
 	}
 	var pairs []Pair
 	values := map[string][]float64{}
