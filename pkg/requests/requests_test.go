@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+	//lint:ignore SA1019 the only server that upgrades to h2c; programs have it
 	"golang.org/x/net/http2/h2c"
 	"golang.org/x/net/http2/hpack"
 )
@@ -365,6 +366,7 @@ func TestConversations(t *testing.T) {
 func TestUpgrade(t *testing.T) {
 	each(t, func(t *testing.T, size int) {
 		f, h := listen(t)
+		//lint:ignore SA1019 as above
 		addr := relay(t, f, serve(t, h2c.NewHandler(shop(), &http2.Server{}), nil), size)
 		conn, err := net.Dial("tcp", addr)
 		if err != nil {
