@@ -1,6 +1,7 @@
 package whole
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -76,6 +77,7 @@ func TestPreload(t *testing.T) {
 	t.Run("its own executable", func(t *testing.T) { preloadAgain(t, p) })
 	t.Run("without namespaces", func(t *testing.T) { preloadFallback(t, p) })
 	t.Run("killed", func(t *testing.T) { preloadKilled(t, p) })
+	t.Run("killed with its keeper", func(t *testing.T) { preloadOrphaned(t, p) })
 }
 
 func preloadSees(t *testing.T, p *podlet.Pod) {
@@ -290,5 +292,98 @@ func preloadKilled(t *testing.T, p *podlet.Pod) {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil || strings.Contains(string(mounts), dir) {
 		t.Errorf("mounts: %v\n%s", err, mounts)
+	}
+}
+
+// preloadOrphaned kills stepin and its keeper at once: the program lives, and is told that its session has gone, by an errno at
+// each call that would need it, or goes on from this machine where onLost says so. It never hangs.
+func preloadOrphaned(t *testing.T, p *podlet.Pod) {
+	const script = `
+import errno, os, socket, sys
+def attempt(what):
+    try:
+        return what()
+    except OSError as e:
+        return errno.errorcode.get(e.errno, e.errno)
+def connect(kind):
+    with socket.socket(socket.AF_INET, kind) as s:
+        s.settimeout(20)
+        return s.connect(("127.0.0.1", int(sys.argv[1])))
+print("ready", open("/etc/config/colour").read(), flush=True)
+sys.stdin.readline()
+print(attempt(lambda: connect(socket.SOCK_STREAM)), attempt(lambda: connect(socket.SOCK_DGRAM)),
+      attempt(lambda: open("/etc/config/colour").read()), attempt(lambda: os.listdir("/etc/config")), flush=True)
+`
+	here, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	for onLost, want := range map[string][2]string{ // with FUSE, whose server has gone, and without
+		"fail": {"EHOSTUNREACH EHOSTUNREACH ENOTCONN ENOTCONN\n", "EHOSTUNREACH EHOSTUNREACH EIO EIO\n"},
+		"host": {"None None ENOTCONN ENOTCONN\n", "None None ENOENT ENOENT\n"},
+	} {
+		eventually(t, patience, "the former session's agent has ended", func() bool { return agentParent(t, p) == 0 }) // it has its token elsewhere
+		dir, err := os.MkdirTemp("", "k-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(dir)
+		cmd := command(t, p, merge(map[string]any{"onLost": onLost}, preloading), python(t), "-c", script, fmt.Sprint(here.Addr().(*net.TCPAddr).Port))
+		in, iw, err := os.Pipe() // its own: what exec makes itself ends with stepin
+		if err != nil {
+			t.Fatal(err)
+		}
+		or, out, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer iw.Close()
+		defer or.Close()
+		cmd.Env, cmd.Stdin, cmd.Stdout = append(os.Environ(), "TMPDIR="+dir), in, out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		in.Close()
+		out.Close()
+		lines := bufio.NewReader(or)
+		_ = or.SetReadDeadline(time.Now().Add(patience))
+		if line, err := lines.ReadString('\n'); line != "ready green\n" {
+			t.Fatalf("%q, %v", line, err)
+		}
+		var keeper process
+		for _, d := range family(cmd.Process.Pid) {
+			if len(d.argv) > 2 && d.argv[1] == "keep" {
+				keeper = d
+			}
+		}
+		if keeper.pid == 0 {
+			t.Fatal("no keeper")
+		}
+		defer func() { // as it would have done
+			control, other, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			other.Close()
+			defer control.Close()
+			tidy := exec.Command(stepin(t), keeper.argv[1:]...)
+			tidy.Args[0], tidy.ExtraFiles = keeper.argv[0], []*os.File{control}
+			if out, err := tidy.CombinedOutput(); err != nil {
+				t.Errorf("%v: %s", err, out)
+			}
+		}()
+		_ = syscall.Kill(keeper.pid, syscall.SIGKILL)
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		_, _ = iw.WriteString("\n")
+		_ = or.SetReadDeadline(time.Now().Add(patience))
+		way := 1
+		if mounts, err := os.ReadFile("/proc/self/mountinfo"); err == nil && strings.Contains(string(mounts), dir) {
+			way = 0
+		}
+		if line, err := lines.ReadString('\n'); line != want[way] {
+			t.Errorf("onLost %s: %q, %v", onLost, line, err)
+		}
 	}
 }
