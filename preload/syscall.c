@@ -40,16 +40,18 @@ ROW(row_sendmmsg, sendmmsg((int)a, (struct mmsghdr *)b, (unsigned)c, (sp_flags)d
 ROW(row_recvmmsg, recvmmsg((int)a, (struct mmsghdr *)b, (unsigned)c, (sp_flags)d, (struct timespec *)e))
 
 // Of the files: those that programs make past libc, and what libc's own functions of that name do not do.
+#ifdef __x86_64__ // the other architectures have them with a directory only
 ROW(row_open, open((const char *)a, (int)b, (mode_t)c))
-ROW(row_openat, openat((int)a, (const char *)b, (int)c, (mode_t)d))
-ROW(row_openat2, sp_openat2((int)a, (const char *)b, (const struct sp_open_how *)c, (size_t)d))
 ROW(row_stat, stat((const char *)a, (struct stat *)b))
 ROW(row_lstat, lstat((const char *)a, (struct stat *)b))
-ROW(row_newfstatat, fstatat((int)a, (const char *)b, (struct stat *)c, (int)d))
 ROW(row_access, access((const char *)a, (int)b))
+ROW(row_readlink, readlink((const char *)a, (char *)b, (size_t)c))
+#endif
+ROW(row_openat, openat((int)a, (const char *)b, (int)c, (mode_t)d))
+ROW(row_openat2, sp_openat2((int)a, (const char *)b, (const struct sp_open_how *)c, (size_t)d))
+ROW(row_newfstatat, fstatat((int)a, (const char *)b, (struct stat *)c, (int)d))
 ROW(row_faccessat, faccessat((int)a, (const char *)b, (int)c, 0))
 ROW(row_faccessat2, faccessat((int)a, (const char *)b, (int)c, (int)d))
-ROW(row_readlink, readlink((const char *)a, (char *)b, (size_t)c))
 ROW(row_readlinkat, readlinkat((int)a, (const char *)b, (char *)c, (size_t)d))
 ROW(row_chdir, chdir((const char *)a))
 ROW(row_fchdir, fchdir((int)a))
@@ -96,7 +98,7 @@ static const struct {
 	{SYS_recvmsg, row_recvmsg},
 	{SYS_sendmmsg, row_sendmmsg},
 	{SYS_recvmmsg, row_recvmmsg},
-#ifdef __x86_64__ // the other architectures have them with a directory only
+#ifdef __x86_64__ // as above
 	{SYS_open, row_open},
 	{SYS_stat, row_stat},
 	{SYS_lstat, row_lstat},
